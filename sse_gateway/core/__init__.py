@@ -1,0 +1,1 @@
+"""The pure part: values, rules and encodings, with no I/O and no event loop."""

@@ -1,0 +1,88 @@
+"""Session ids, and the names of everything kept in Redis (DESIGN section 3)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from sse_gateway.core.errors import GatewayError
+
+_SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_NAMESPACE = re.compile(r"[a-z0-9_]{0,32}")
+
+
+def check_session_id(text: str) -> str:
+    """Return `text` if it is a session id, else raise `bad_session_id`.
+
+    The alphabet leaves out every character that means something in a Redis key (braces), in a glob
+    (`*?[`), in a path (`/`) or in a header, so an id can be put into all of them as it is.
+    """
+    if _SESSION_ID.fullmatch(text) is None or text in (".", ".."):
+        raise GatewayError(
+            "bad_session_id",
+            "A session id is 1 to 128 of the characters A-Z a-z 0-9 . _ : - (and not '.' or '..').",
+        )
+    return text
+
+
+class Keys:
+    """Name the keys, channels and functions of one namespace.
+
+    `{sid}` is a literal hash tag: all keys of a session live in one Cluster slot. The namespace goes in
+    front of everything, because a Redis DB number separates keys but not channels.
+    """
+
+    __slots__ = ("namespace",)
+
+    def __init__(self, namespace: str = "") -> None:
+        if _NAMESPACE.fullmatch(namespace) is None:
+            raise ValueError("a namespace is at most 32 of the characters a-z 0-9 _")
+        self.namespace = namespace
+
+    def session_key(self, session_id: str) -> str:
+        """Return the form of KEYS[1] that an ACL key pattern can match."""
+        return f"{self.namespace}sse:{{{session_id}}}"
+
+    def events_channel(self, session_id: str) -> str:
+        return f"{self.namespace}sse_events:{session_id}"
+
+    def meta(self, session_id: str) -> str:
+        return f"{self.session_key(session_id)}:meta"
+
+    def history(self, session_id: str) -> str:
+        return f"{self.session_key(session_id)}:history"
+
+    def state(self, session_id: str) -> str:
+        return f"{self.session_key(session_id)}:state"
+
+    def permissions(self, session_id: str) -> str:
+        return f"{self.session_key(session_id)}:permissions"
+
+    def pending(self, session_id: str) -> str:
+        return f"{self.session_key(session_id)}:pending"
+
+    def streams(self, session_id: str) -> str:
+        return f"{self.session_key(session_id)}:streams"
+
+    def idem(self, session_id: str, key: str) -> str:
+        return f"{self.session_key(session_id)}:idem:{key}"
+
+    def answers_stream(self, session_id: str) -> str:
+        return f"{self.namespace}permission_responses:{{{session_id}}}"
+
+    def answers_channel(self, session_id: str) -> str:
+        return f"{self.namespace}permission_response:{session_id}"
+
+    def ticket(self, ticket: str) -> str:
+        """Return the key of a one-use ticket: by digest, so that a dump of Redis holds no ticket."""
+        return f"{self.namespace}sse:ticket:{hashlib.sha256(ticket.encode()).hexdigest()}"
+
+    def probe(self, gateway_id: str) -> str:
+        return f"{self.namespace}sse:probe:{gateway_id}"
+
+    def function(self, name: str) -> str:
+        return f"{self.namespace}{name}"
+
+    @property
+    def library(self) -> str:
+        return f"{self.namespace}sse"
