@@ -1,0 +1,74 @@
+# One front door. `make` alone prints what there is.
+# Everything lives in .venv; set PYTHON to use another interpreter (3.11 or newer).
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+WORKERS ?= auto
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test test-long test-floors check format lock audit bench chaos clean
+
+help: ## print this list
+	@echo "usage: make TARGET [ARGS='…']"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## set up .venv with the locked dependencies (fast when nothing changed)
+	@:
+
+$(STAMP): pyproject.toml requirements.lock
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or say PYTHON=/path/to/python" >&2; exit 1; }
+	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+		echo "==> making $(VENV) with $(PYTHON)"; \
+		$(PYTHON) -m venv --clear $(VENV) || { \
+			echo "The venv module is missing: on Debian and Ubuntu, apt-get install python3-venv" >&2; exit 1; }; }
+	@echo "==> installing $$(grep -c '==' requirements.lock) locked packages (a minute the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements.lock
+	@echo "==> installing sse_gateway itself"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+run: install ## start the demo: an embedded server, the gateway, a scripted agent, the console
+	@$(BIN)/sse-gateway demo $(ARGS)
+
+test: install ## run the tests, each at a reduced count (under five minutes)
+	@$(PYTEST) -n $(WORKERS) --maxprocesses 4 $(ARGS)
+
+test-long: install ## run the tests that have a stated count, at that count (under 20 minutes)
+	@SSE_TEST_LONG=1 $(PYTEST) -n $(WORKERS) --maxprocesses 4 -m "long or scaled" --timeout 900 $(ARGS)
+
+test-floors: install ## run the tests with the oldest dependencies pyproject.toml allows (needs uv)
+	@uv venv --quiet --clear --python $(BIN)/python .venv/floors
+	@uv pip install --quiet --python .venv/floors --resolution lowest-direct --group dev -e '.[demo]'
+	@.venv/floors/bin/python -m pytest -n $(WORKERS) --maxprocesses 4 $(ARGS)
+
+check: install ## lint, format, types, import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+format: install ## rewrite what `make check` would complain about, where that is possible
+	@$(BIN)/ruff check --fix --exit-zero .
+	@$(BIN)/ruff format .
+
+lock: ## renew requirements.lock from pyproject.toml (needs uv); ARGS=--upgrade for newer versions
+	@uv pip compile --quiet --universal --python-version 3.11 --extra demo --group dev --generate-hashes \
+		--no-annotate --custom-compile-command "make lock" -o requirements.lock $(ARGS) pyproject.toml
+
+audit: install ## ask the advisory database about the locked versions (needs the network)
+	@$(BIN)/pip-audit --disable-pip --require-hashes -r requirements.lock
+
+bench: install ## measure the hot path; see bench/
+	@$(BIN)/python -m bench $(ARGS)
+
+chaos: install ## run the fault tests over and over; see tests/test_chaos*.py
+	@SSE_TEST_LONG=1 $(PYTEST) -m chaos --timeout 900 $(ARGS)
+
+clean: ## remove .venv and every cache
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
