@@ -1,0 +1,1 @@
+"""Everything that speaks to Redis: scripts, commands, the push connection, an embedded server."""
