@@ -1,0 +1,117 @@
+"""Cut tokens, tickets and passwords out of whatever is about to be logged.
+
+By form, not by trust in callers: a JWT is recognised wherever it stands, the rest by the name before it (a
+query parameter, a header, a JSON member) or by its place in a URL. `Redactor` also knows the configured
+secrets themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+REDACTED = "[redacted]"
+MAX_CHARACTERS = 16_384
+MIN_KNOWN_SECRET = 6
+
+_NAMES = r"(?:access_|id_|refresh_|auth_)?token|ticket|jwt|password|passwd|secret|api_?key|authorization"
+
+# The head of a JWT is base64 of `{"`, nearly always; other JSON white space shifts it, hence the second form.
+_JWT = re.compile(
+    r"eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){0,4}"
+    r"|(?<![A-Za-z0-9_-])e[w-z0-9][A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{16,}"
+)
+_QUERY = re.compile(rf"(?i)(?<![A-Za-z0-9])({_NAMES})(=|%3d)(?!\[redacted\])[^\s&\"'<>#;,)\]}}]+")
+_MEMBER = re.compile(rf"(?i)([\"'](?:[a-z_]*_)?(?:{_NAMES})[\"']\s*[:,]\s*b?)([\"'])(?:(?!\2).)+\2")
+_HEADER = re.compile(
+    r"(?i)(authorization[\"']?\s*[:=,]\s*+(?:b?[\"'])?+(?:[a-z]++\s++)?+)(?!\[redacted\])[^\s\"',;)]+"
+)
+_SCHEME = re.compile(r"(?i)\b(bearer|basic)\s+(?=[^\s\"',;)]*[0-9._=-]|[^\s\"',;)]{20})[^\s\"',;)]{8,}")
+_USERINFO = re.compile(r"(://[^\s/@:\"']*):[^\s/@\"']+@")
+_SECRET_FIELD = re.compile(rf"(?i)(?:.*_)?(?:{_NAMES})(?:_previous)?")
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """Return `text` with whatever gives access to something replaced by `[redacted]`."""
+    for secret in secrets:
+        text = text.replace(secret, REDACTED)
+    text = _JWT.sub(REDACTED, text)
+    text = _HEADER.sub(rf"\1{REDACTED}", text)
+    text = _SCHEME.sub(rf"\1 {REDACTED}", text)
+    text = _QUERY.sub(rf"\1\2{REDACTED}", text)
+    text = _MEMBER.sub(rf"\1\2{REDACTED}\2", text)
+    return _USERINFO.sub(r"\1:***@", text)
+
+
+class Redactor(logging.Filter):
+    """Rewrite records so that no formatter behind it can print a secret.
+
+    As a filter on the handler, because records of other libraries' loggers reach the root's handlers without
+    passing the root's own filters.
+    """
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        """Remember secrets to cut out by value; very short ones would garble every line."""
+        super().__init__()
+        self._secrets = tuple(secret for secret in secrets if len(secret) >= MIN_KNOWN_SECRET)
+        self._formatter = logging.Formatter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Redact a record in place; every record passes."""
+        record.msg = self._text(_message(record))
+        record.args = None
+        if record.exc_info and not record.exc_text:
+            record.exc_text = self._formatter.formatException(record.exc_info)
+        if record.exc_text:
+            record.exc_text = self._text(record.exc_text)
+        if record.stack_info:
+            record.stack_info = self._text(record.stack_info)
+        for name, value in fields_of(record).items():
+            _put_field(record, name, self._value(name, value))
+        return True
+
+    def _text(self, text: str) -> str:
+        if len(text) > MAX_CHARACTERS:
+            text = f"{text[:MAX_CHARACTERS]}… ({len(text)} characters)"
+        return redact(text, self._secrets)
+
+    def _value(self, name: str, value: Any) -> Any:
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if _SECRET_FIELD.fullmatch(name):
+            return REDACTED
+        if isinstance(value, Mapping):
+            return {str(key): self._value(str(key), inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self._value("", inner) for inner in value]
+        return self._text(value if isinstance(value, str) else str(value))
+
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "fields"}
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the structured fields of a record: `extra={"fields": {…}}` and other extra attributes."""
+    found = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    fields = getattr(record, "fields", None)
+    if isinstance(fields, Mapping):
+        found.update(fields)
+    return found
+
+
+def _put_field(record: logging.LogRecord, name: str, value: Any) -> None:
+    """Replace a field where it came from; the caller's own mapping is not touched, it may be used again."""
+    fields = getattr(record, "fields", None)
+    if isinstance(fields, Mapping) and name in fields:
+        record.fields = {**fields, name: value}
+    else:
+        setattr(record, name, value)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001  a wrong format string must not lose the line, nor print its arguments raw
+        return f"{record.msg} (its arguments do not fit)"
