@@ -53,7 +53,7 @@ class Section:
 
     def seconds(self, default: float, low: float, high: float, purpose: str, *, zero: str = "") -> Any:
         """Make a field that holds a duration."""
-        expected = f"seconds from {low:,g} to {high:,g}" + (f" (0: {zero})" if zero else "")
+        expected = f"seconds from {low:,.10g} to {high:,.10g}" + (f" (0: {zero})" if zero else "")
         return self.value(float(default), purpose, unit="seconds", expected=expected, ge=low, le=high)
 
     def size(self, default: int, low: int, high: int, purpose: str) -> Any:

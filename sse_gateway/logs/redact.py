@@ -23,7 +23,9 @@ _JWT = re.compile(
     r"eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){0,4}"
     r"|(?<![A-Za-z0-9_-])e[w-z0-9][A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{16,}"
 )
-_QUERY = re.compile(rf"(?i)(?<![A-Za-z0-9])({_NAMES})(=|%3d)(?!\[redacted\])[^\s&\"'<>#;,)\]}}]+")
+_QUERY = re.compile(
+    rf"(?i)(?:(?<![a-z0-9])|(?<=%3f)|(?<=%26))({_NAMES})(=|%3d)(?!\[redacted\])[^\s&\"'<>#;,)\]}}]+"
+)
 _MEMBER = re.compile(rf"(?i)([\"'](?:[a-z_]*_)?(?:{_NAMES})[\"']\s*[:,]\s*b?)([\"'])(?:(?!\2).)+\2")
 _HEADER = re.compile(
     r"(?i)(authorization[\"']?\s*[:=,]\s*+(?:b?[\"'])?+(?:[a-z]++\s++)?+)(?!\[redacted\])[^\s\"',;)]+"

@@ -23,9 +23,9 @@ def configure(
 ) -> None:
     """Send all logs to `stream` (standard error), and replace what an earlier call has set up.
 
-    `log_format` is json, text or auto (text on a terminal, JSON elsewhere). Text is coloured on a terminal unless
-    NO_COLOR is set. `secrets` are cut out by value wherever they turn up. Standard output stays free for a
-    command's results.
+    `log_format` is json, text or auto (text on a terminal, JSON elsewhere). Text is coloured on a terminal
+    unless NO_COLOR is set. `secrets` are cut out by value wherever they turn up. Standard output stays free
+    for a command's results.
     """
     target = stream or sys.stderr
     terminal = target.isatty()
