@@ -1,0 +1,27 @@
+-- sse_beat: one gateway says how many streams of the session it holds. Never creates the session.
+--
+-- KEYS[1]  the session id, bare or as <namespace>sse:{<id>}
+-- ARGV[1]  gateway_id
+-- ARGV[2]  its streams; 0 takes the gateway out
+-- ARGV[3]  how many of them may answer
+-- Returns  {streams, viewers} over all gateways
+function functions.beat(keys, args)
+  local s = session.open(keys)
+  local gateway, count, viewers = args[1] or "", tonumber(args[2]), tonumber(args[3])
+  if gateway == "" or #gateway > 128 or not count or not viewers then
+    refuse("BAD_REQUEST", "a beat has a gateway_id, a number of streams and a number of viewers")
+  end
+  session.check_rights({{"HSET", s.streams, gateway, ""}, {"EXPIRE", s.streams, "1"}, {"EXPIRE", s.meta, "1"}})
+  if count > 0 then
+    redis.call("HSET", s.streams, gateway, whole(count) .. ":" .. whole(viewers) .. ":" .. whole(s.now))
+    redis.call("PEXPIRE", s.streams, PRESENCE_MS)
+    redis.call("EXPIRE", s.meta, META_SECONDS)
+  else
+    redis.call("HDEL", s.streams, gateway)
+  end
+  local all_streams, all_viewers, stale = session.presence(s)
+  if #stale > 0 then
+    redis.call("HDEL", s.streams, unpack(stale))
+  end
+  return {all_streams, all_viewers}
+end

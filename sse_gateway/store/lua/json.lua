@@ -1,0 +1,143 @@
+-- JSON is checked as strictly as browsers read it, and never re-encoded: cjson would turn [] into {}
+-- and change large numbers. Where members must be added, they are spliced into the publisher's bytes.
+
+local QUOTE, BACKSLASH, OPEN_BRACE, OPEN_BRACKET, SPACE = 34, 92, 123, 91, 32
+
+-- One line without leading or trailing white space: raw control characters (the newlines of
+-- pretty-printed JSON, or strings that no browser would parse) become spaces.
+function json.tidy(text)
+  if string.find(text, "[%z\1-\31]") then
+    text = string.gsub(text, "[%z\1-\31]", " ")
+  end
+  local first = string.byte(text, 1) == SPACE and string.find(text, "[^ ]") or 1
+  local last = #text
+  -- Not by a pattern: "%s*$" takes quadratic time on a long run of spaces in the middle.
+  while last >= first and string.byte(text, last) == SPACE do
+    last = last - 1
+  end
+  return (first > 1 or last < #text) and string.sub(text, first, last) or text
+end
+
+-- cjson with its laxest doors shut: NaN, Infinity, hex, leading zeros and plus signs; 64 levels.
+local strict_decode = nil
+local function decode(text)
+  if not strict_decode then
+    local instance = cjson.new()
+    instance.decode_invalid_numbers(false)
+    instance.decode_max_depth(64)
+    strict_decode = instance.decode
+  end
+  return strict_decode(text)
+end
+
+-- What it still takes and JSON.parse does not: "1." and "1.e5" (a point without digits after it), and
+-- "-.5". Sentences in strings look alike, so strings are taken out before the second, exact look.
+local function has_bare_point(text)
+  if not string.find(text, "%d%.[^%d]") and not string.find(text, "-.", 1, true) then
+    return false
+  end
+  local bare = string.gsub(string.gsub(text, "\\.", ""), '"[^"]*"', "")
+  return string.find(bare, "%d%.[^%d]") ~= nil or string.find(bare, "-.", 1, true) ~= nil
+end
+
+-- Return the decoded object; refuse what a browser would not parse, and what is not an object.
+function json.object(text, what)
+  local ok, value = pcall(decode, text)
+  if not ok then
+    refuse("INVALID_JSON", what .. " is not valid JSON: " .. tostring(value))
+  end
+  if has_bare_point(text) then
+    refuse("INVALID_JSON", what .. " is not valid JSON: a number has a decimal point without a digit beside it")
+  end
+  if string.byte(text, 1) ~= OPEN_BRACE then
+    refuse("NOT_AN_OBJECT", what .. " must be a JSON object")
+  end
+  return value
+end
+
+-- The scanner. It walks text that cjson has accepted, so it looks for structure only.
+
+local function string_end(text, open)
+  local at = open
+  while true do
+    at = string.find(text, '["\\]', at + 1)
+    if string.byte(text, at) == QUOTE then
+      return at
+    end
+    at = at + 1
+  end
+end
+
+local function value_end(text, start)
+  local first = string.byte(text, start)
+  if first == QUOTE then
+    return string_end(text, start)
+  end
+  if first ~= OPEN_BRACE and first ~= OPEN_BRACKET then
+    return string.find(text, "[,%]} ]", start) - 1
+  end
+  local depth, at = 1, start
+  while depth > 0 do
+    at = string.find(text, '["{}%[%]]', at + 1)
+    local byte = string.byte(text, at)
+    if byte == QUOTE then
+      at = string_end(text, at)
+    elseif byte == OPEN_BRACE or byte == OPEN_BRACKET then
+      depth = depth + 1
+    else
+      depth = depth - 1
+    end
+  end
+  return at
+end
+
+-- Return name -> {start, end} of the values of the object that fills `text`. Names with escapes and names
+-- given twice are refused: two readers could each take another value for what is about to be approved.
+function json.members(text, what)
+  local members = {}
+  local at = string.find(text, '[^ ]', 2)
+  while string.byte(text, at) == QUOTE do
+    local close = string_end(text, at)
+    local name = string.sub(text, at + 1, close - 1)
+    if members[name] or string.find(name, "\\", 1, true) then
+      refuse("BAD_REQUEST", what .. " has a member that is given twice or whose name is escaped")
+    end
+    local start = string.match(text, "^ *: *()", close + 1)
+    local finish = value_end(text, start)
+    members[name] = {start, finish}
+    at = string.match(text, "^ *,? *()", finish + 1)
+  end
+  return members
+end
+
+-- Put `additions` (a list of {name, json value}) into the object `text`: in place of a null, else in front.
+function json.fill(text, members, additions)
+  local front, nulls = {}, {}
+  for _, addition in ipairs(additions) do
+    local member = members[addition[1]]
+    if member then
+      nulls[#nulls + 1] = {member[1], member[2], addition[2]}
+    else
+      front[#front + 1] = '"' .. addition[1] .. '":' .. addition[2]
+    end
+  end
+  table.sort(nulls, function(one, other) return one[1] > other[1] end)
+  for _, null in ipairs(nulls) do
+    text = string.sub(text, 1, null[1] - 1) .. null[3] .. string.sub(text, null[2] + 1)
+  end
+  if #front == 0 then
+    return text
+  end
+  local empty = next(members) == nil
+  return "{" .. table.concat(front, ",") .. (empty and "" or ",") .. string.sub(text, 2)
+end
+
+-- Null counts as absent in what a request or a decision may leave out.
+function json.given(value)
+  return value ~= nil and value ~= cjson.null
+end
+
+-- A JSON string of text that came as an argument (never of JSON somebody published).
+function json.quote(text)
+  return cjson.encode(text)
+end

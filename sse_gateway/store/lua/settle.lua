@@ -1,0 +1,76 @@
+-- Every way out of "pending". One place writes the state, the decision, the agent's stream and channel, and
+-- the durable permission_cleared, so that no exit can do half of it.
+
+local CLEARED = {
+  approved = "The request was approved.",
+  denied = "The request was denied.",
+  expired = "Nobody answered in time.",
+  cancelled = "The request was withdrawn.",
+}
+
+-- The rights that asking and settling need, beyond publishing.
+function settle.needs(s)
+  local needs = history.needs(s)
+  needs[#needs + 1] = {"HSET", s.permissions, "state", ""}
+  needs[#needs + 1] = {"ZADD", s.pending, "0", ""}
+  needs[#needs + 1] = {"ZADD", s.settled, "0", ""}
+  needs[#needs + 1] = {"XADD", s.answers, "*", "decision", ""}
+  needs[#needs + 1] = {"PUBLISH", s.answers_channel, ""}
+  return needs
+end
+
+-- Settle `request` (a table from requests.find, pending) and return the decision with its time.
+-- `decision` is a JSON object without decided_at; `answer` recognises the same answer when it comes again.
+function settle.close(s, request, outcome, decision, answer)
+  local id = request.id
+  local decided = '{"decided_at":"' .. clock.iso(s.now) .. '",' .. string.sub(decision, 2)
+  redis.call("HSET", s.permissions, "state:" .. id, outcome, "decision:" .. id, decided, "answer:" .. id, answer,
+    "decided:" .. id, whole(s.now))
+  redis.call("ZREM", s.pending, id)
+  redis.call("ZADD", s.settled, whole(s.now), id)
+  if redis.call("PTTL", s.settled) < 0 then
+    redis.call("PEXPIRE", s.settled, math.max(redis.call("PTTL", s.permissions), 1))
+  end
+  if redis.call("EXISTS", s.pending) == 0 then
+    s.open_until, s.next_due = 0, 0
+    redis.call("HDEL", s.meta, "open_until", "next_due")
+  end
+  redis.call("XADD", s.answers, "MAXLEN", "~", ANSWERS_KEPT, "*", "request_id", id, "outcome", outcome,
+    "decision", decided)
+  redis.call("EXPIRE", s.answers, ANSWERS_SECONDS)
+  redis.pcall("PUBLISH", s.answers_channel, decided)
+  history.append(s, "permission_cleared", '"session_id":"' .. s.id
+    .. '","type":"permission_cleared","timestamp":"' .. clock.iso(s.now)
+    .. '","data":{"message":"' .. CLEARED[outcome] .. '",' .. string.sub(decided, 2) .. "}")
+  request.state, request.decision, request.answer = outcome, decided, answer
+  return decided
+end
+
+-- A decision that no human made. The digest is the asker's own, or null as in a human's decision.
+function settle.without_human(s, request, outcome, reason, source)
+  local digest = string.sub(request.digest, 1, 5) ~= "sha1:" and '"' .. request.digest .. '"' or "null"
+  return settle.close(s, request, outcome, '{"request_id":"' .. request.id .. '","outcome":"' .. outcome
+    .. '","approved":false,"reason":' .. json.quote(reason) .. ',"option_id":null,"option_kind":null,'
+    .. '"updated_input":null,"args_digest":' .. digest .. ',"decided_by":null,"client_id":null,"source":"'
+    .. source .. '"}', "")
+end
+
+-- Settle every request whose deadline has passed. Nearly always one comparison.
+function settle.due(s)
+  if s.next_due == 0 or s.now < s.next_due then
+    return
+  end
+  local next_due = 0
+  for _, request_id in ipairs(redis.call("ZRANGE", s.pending, 0, -1)) do
+    local expires = redis.call("HGET", s.permissions, "expires:" .. request_id)
+    if not expires then
+      redis.call("ZREM", s.pending, request_id)
+    elseif tonumber(expires) <= s.now then
+      settle.without_human(s, requests.find(s, request_id), "expired", "expired", "timeout")
+    elseif next_due == 0 or tonumber(expires) < next_due then
+      next_due = tonumber(expires)
+    end
+  end
+  s.next_due = next_due
+  redis.call("HSET", s.meta, "next_due", whole(next_due))
+end
