@@ -13,6 +13,10 @@ from typing import Any
 INTERVAL_SECONDS = 0.02
 
 
+class Hopeless(AssertionError):
+    """Raised by a condition that can no longer come true, so that nobody waits for it."""
+
+
 def alive(pid: int) -> bool:
     """Say whether a process exists; a zombie, which nobody reaped yet, is gone for every purpose."""
     try:
@@ -47,6 +51,8 @@ async def until(
             if value:
                 return value
             last = value
+        except Hopeless:
+            raise
         except Exception as error:  # noqa: BLE001 (a server that is not up yet may raise anything)
             last = error
         if time.monotonic() >= deadline:
@@ -66,6 +72,8 @@ def until_sync(
             if value:
                 return value
             last = value
+        except Hopeless:
+            raise
         except Exception as error:  # noqa: BLE001
             last = error
         if time.monotonic() >= deadline:

@@ -1,0 +1,151 @@
+"""The suite's fixtures: real servers, real gateways, real browsers, each in a process of its own.
+
+Modes, markers and what happens when something is missing are in `support/modes.py`; the fixtures' parts, each
+of them usable without pytest, stand beside it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+from redis.asyncio import Redis
+
+from tests.support import started
+from tests.support.alone import turn
+from tests.support.modes import LONG, missing, scaled
+from tests.support.proxy import Proxy
+from tests.support.servers import KINDS, Kind, RedisProcess, binary
+from tests.support.topologies import Cluster, ReplicaPair, Sentinels
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark who scales, and leave out what `make test` does not run."""
+    kept: list[pytest.Item] = []
+    dropped: list[pytest.Item] = []
+    for item in items:
+        if "scale" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.scaled)
+        (dropped if item.get_closest_marker("long") and not LONG else kept).append(item)
+    items[:] = kept
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Give a test marked `alone` the machine; outermost, so that nobody's timeout runs while it waits."""
+    folder = item.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    if hasattr(item.config, "workerinput"):
+        # A worker's folder lies in the one that all of them share.
+        folder = folder.parent
+    with turn(folder, alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fail the run when a process that a test started is still there at its end."""
+    yield
+    assert not started.running, f"left behind: {started.running}"
+
+
+@pytest.fixture
+def scale() -> Callable[[int, int], int]:
+    """Return the count for this mode: `scale(small, full)`."""
+    return scaled
+
+
+def _server(kind: Kind) -> Iterator[RedisProcess]:
+    if binary(kind) is None:
+        missing("redis-server" if kind == "redis" else kind)
+    with RedisProcess(kind) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_process() -> Iterator[RedisProcess]:
+    """The worker's Valkey; tests take `server`."""
+    yield from _server("valkey")
+
+
+@pytest.fixture(scope="session")
+def redis_process() -> Iterator[RedisProcess]:
+    """The worker's redis-server; tests take `any_server`."""
+    yield from _server("redis")
+
+
+@pytest.fixture
+def server(valkey_process: RedisProcess) -> RedisProcess:
+    """An empty Valkey that this worker's tests share one after the other: do not kill or reconfigure it."""
+    valkey_process.flush()
+    return valkey_process
+
+
+@pytest.fixture(params=KINDS)
+def any_server(request: pytest.FixtureRequest) -> RedisProcess:
+    """The same, once Valkey and once redis-server."""
+    shared: RedisProcess = request.getfixturevalue(f"{request.param}_process")
+    shared.flush()
+    return shared
+
+
+@pytest.fixture
+def own_server() -> Iterator[RedisProcess]:
+    """A Valkey of this test alone, to be killed, paused and restarted."""
+    yield from _server("valkey")
+
+
+@pytest.fixture(params=KINDS)
+def any_own_server(request: pytest.FixtureRequest) -> Iterator[RedisProcess]:
+    """A server of this test alone, once Valkey and once redis-server."""
+    yield from _server(request.param)
+
+
+@pytest.fixture
+async def redis(server: RedisProcess) -> AsyncIterator[Redis]:
+    """An asyncio client of `server`, with replies in bytes."""
+    async with server.connect() as client:
+        yield client
+
+
+@pytest.fixture
+def replica_pair() -> Iterator[ReplicaPair]:
+    """A primary and a replica behind one address; see `ReplicaPair` for failovers with and without loss."""
+    with ReplicaPair() as pair:
+        yield pair
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A Cluster of three primaries."""
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def sentinels() -> Iterator[Sentinels]:
+    """A primary and a replica watched by three sentinels."""
+    with Sentinels() as sentinels:
+        yield sentinels
+
+
+@pytest.fixture
+def proxied() -> Iterator[Callable[[RedisProcess], Proxy]]:
+    """Put a proxy in front of a server: `proxied(server)`; see `Proxy` for the faults."""
+    proxies: list[Proxy] = []
+
+    def make(server: RedisProcess) -> Proxy:
+        proxies.append(Proxy(server.port).start())
+        return proxies[-1]
+
+    yield make
+    for proxy in proxies:
+        proxy.close()
+
+
+@pytest.fixture
+def session_id() -> str:
+    """A session that no other test uses."""
+    return f"s-{uuid.uuid4().hex[:12]}"
