@@ -140,5 +140,29 @@ def check_plain(data: bytes, session_id: str, *, max_bytes: int) -> PlainEvent:
     return PlainEvent(type_, members, b"{" + missing + line[1:] if missing else line)
 
 
+def event_id(data: bytes) -> bytes:
+    """Return the id of a durable event: the script puts it first (REDIS.md, "Publish")."""
+    return data[7 : data.index(b'"', 7)]
+
+
+def raw_member(line: bytes, name: str) -> bytes | None:
+    """Return the bytes of a top-level member's value as they stand in a valid JSON object.
+
+    Where a member is named twice the last one counts, as it does for the parsers.
+    """
+    text = line.decode()
+    decoder = json.JSONDecoder()
+    found = None
+    at = text.index("{") + 1
+    while (key_at := text.find('"', at)) >= 0:
+        key, at = decoder.raw_decode(text, key_at)
+        value_at = text.index(":", at) + 1
+        value_at += len(text[value_at:]) - len(text[value_at:].lstrip(" "))
+        _, at = decoder.raw_decode(text, value_at)
+        if key == name:
+            found = text[value_at:at]
+    return found.encode() if found is not None else None
+
+
 def _invalid(message: str) -> GatewayError:
     return GatewayError("invalid_event", message)

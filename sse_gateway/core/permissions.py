@@ -47,7 +47,7 @@ class Answer:
         """
         members = loads_strict(body, unique_keys=True)
         if not isinstance(members, dict):
-            raise GatewayError("bad_request", "The body is a JSON object like {\"approved\": true}.")
+            raise GatewayError("bad_request", 'The body is a JSON object like {"approved": true}.')
         unknown = sorted(members.keys() - _MEMBERS.keys())
         if unknown:
             raise GatewayError(

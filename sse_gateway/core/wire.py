@@ -63,13 +63,14 @@ def encode_durable(id: bytes, data: bytes) -> bytes:
 
 
 class Frame:
-    """Hold one frame's bytes in the forms that connections write."""
+    """Hold the bytes of one event, or of several in a row, in the forms that connections write."""
 
-    __slots__ = ("_chunk", "body")
+    __slots__ = ("_chunk", "body", "events")
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, events: int = 1) -> None:
         self.body = body
         """The bytes of the event stream itself."""
+        self.events = events
         self._chunk: bytes | None = None
 
     @property

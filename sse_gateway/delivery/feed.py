@@ -1,0 +1,218 @@
+"""One session's live events: the position all its live streams share, and how a stream joins them.
+
+A stream joins gated: it is registered before the session's channel is subscribed and before the
+history is read, so whatever is published from then on is either in what it reads or in the `tail`
+recorded here. It is let in only when the two meet without a gap.
+
+    live      every event is written to these streams as it arrives; all stand at `position`
+    joining   those that are replaying; while there are any, live events are kept in the tail
+    parked    messages that arrive while the feed itself is catching up from history
+
+Knows nothing of Redis: who reads the history, and when, is the gateway's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+
+from sse_gateway.core import notices
+from sse_gateway.core.cursor import Cursor
+from sse_gateway.core.events import event_id
+from sse_gateway.core.wire import Frame, encode_durable
+from sse_gateway.delivery.stream import Stream
+
+TAIL_EVENTS = 2_000
+TAIL_BYTES = 4 * 1024 * 1024
+"""Bounds of what is kept for joining streams; one that needs more reads the history again."""
+
+
+class Join:
+    """A stream on its way in, from before its subscription until it is live."""
+
+    __slots__ = ("feed", "skipped", "stream")
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self.stream: Stream | None = None
+        """None until the response has begun."""
+        self.skipped = 0
+        """Transient events that passed while it was not live."""
+
+
+class Feed:
+    """Fan one session's events out to its live streams."""
+
+    __slots__ = (
+        "_expected",
+        "_tail",
+        "_tail_bytes",
+        "_template",
+        "_waiting",
+        "caught_up_at",
+        "caught_up_to",
+        "channel",
+        "epoch",
+        "joining",
+        "last",
+        "last_data",
+        "late_from",
+        "live",
+        "parked",
+        "session_id",
+    )
+
+    def __init__(self, session_id: str, channel: bytes) -> None:
+        self.session_id = session_id
+        self.channel = channel
+        self.epoch = ""
+        """Empty until the first read of the history."""
+        self.last = 0
+        """The seq that all live streams have reached."""
+        self.last_data = b""
+        """The last event delivered, to tell a forged repetition from a history that was rewound."""
+        self.caught_up_at = float("-inf")
+        """When the history was last read for the whole feed, on the loop's clock."""
+        self.late_from = 0
+        self.caught_up_to = 0
+        """Between these, messages may still arrive that the history told of first."""
+        self.live: dict[Stream, None] = {}
+        self.joining: set[Join] = set()
+        self.parked: deque[bytes] | None = deque()
+        """Not None while the feed does not know its position or is catching up."""
+        self._tail: deque[tuple[int, Frame]] = deque()
+        self._tail_bytes = 0
+        self._template = b""
+        self._expected = b""
+        self._waiting: asyncio.Future[None] | None = None
+
+    @property
+    def position(self) -> Cursor:
+        """Return where the live streams stand."""
+        return Cursor(self.epoch, self.last)
+
+    @property
+    def unused(self) -> bool:
+        """Tell whether nobody is here or on the way."""
+        return not self.live and not self.joining
+
+    def place(self, position: Cursor) -> None:
+        """Set the position outright: at the first read, and when the history is no longer continued."""
+        self.epoch, self.last = position
+        self.last_data = b""
+        self.late_from, self.caught_up_to = 0, position.seq
+        self._tail.clear()
+        self._tail_bytes = 0
+        self._renumber()
+
+    def adopt_epoch(self, epoch: str) -> None:
+        """Go on with the same numbers under another epoch, after a failover that lost nothing."""
+        self.epoch = epoch
+        self._renumber()
+
+    def is_next(self, payload: bytes) -> bool:
+        """Tell whether a message is exactly the durable event that follows `position`.
+
+        Nothing is parsed: the script begins each one with its id (REDIS.md).
+        """
+        return payload.startswith(self._expected)
+
+    def is_late(self, seq: int) -> bool:
+        """Tell whether `seq` was read from history before its message came, and has come only now."""
+        if self.late_from < seq <= self.caught_up_to:
+            self.late_from = seq
+            return True
+        return False
+
+    def deliver_next(self, payload: bytes) -> list[Stream]:
+        """Write the event that `is_next` recognised to every live stream; return those now behind."""
+        frame = Frame(encode_durable(self._expected[7:-2], payload))
+        return self._deliver(self.last + 1, payload, frame)
+
+    def deliver_entry(self, seq: int, payload: bytes, *, settled: bool) -> list[Stream]:
+        """Write an event read from history, under the id it was published with.
+
+        `settled` marks a permission request that is no longer open.
+        """
+        id = event_id(payload)
+        if settled:
+            return self._deliver(seq, payload, notices.settled_request(payload, id=id.decode()))
+        return self._deliver(seq, payload, Frame(encode_durable(id, payload)))
+
+    def deliver_transient(self, frame: Frame) -> list[Stream]:
+        """Write an event that has no place in history; who is not live is told the number later."""
+        for join in self.joining:
+            join.skipped += 1
+        return [stream for stream in self.live if not stream.push(frame)]
+
+    def broadcast(self, frames: Iterable[Frame]) -> None:
+        """Write the gateway's own notices to every live stream."""
+        for frame in frames:
+            for stream in self.live:
+                stream.write(frame)
+
+    def join(self) -> Join:
+        """Register a stream that is about to read the history; the tail is kept from now on."""
+        join = Join(self)
+        self.joining.add(join)
+        return join
+
+    def leave(self, join: Join) -> None:
+        """Give up joining; idempotent."""
+        self.joining.discard(join)
+        if not self.joining:
+            self._tail.clear()
+            self._tail_bytes = 0
+
+    def admit(self, join: Join, stream: Stream, position: Cursor) -> Cursor | None:
+        """Make a stream that has everything up to `position` live, if nothing is missing in between.
+
+        Returns None when it is live now, else the position it has reached: the caller reads on from
+        there. The stream must have room for the tail (`Stream.drained`).
+        """
+        if self.parked is not None or position.epoch != self.epoch or position.seq > self.last:
+            return position
+        if position.seq < self.last:
+            following = [(seq, frame) for seq, frame in self._tail if seq > position.seq]
+            if not following or following[0][0] != position.seq + 1:
+                return position
+            for seq, frame in following:
+                if not stream.push(frame):
+                    return Cursor(self.epoch, seq - 1)
+        self.leave(join)
+        self.live[stream] = None
+        return None
+
+    async def advance(self, seconds: float) -> None:
+        """Wait until the position has moved, at most `seconds`."""
+        if self._waiting is None:
+            self._waiting = asyncio.get_running_loop().create_future()
+        await asyncio.wait((self._waiting,), timeout=seconds)
+
+    def wake(self) -> None:
+        """Release those who wait in `advance`."""
+        if self._waiting is not None:
+            self._waiting.set_result(None)
+            self._waiting = None
+
+    def _deliver(self, seq: int, payload: bytes, frame: Frame) -> list[Stream]:
+        self.last = seq
+        self.last_data = payload
+        self._expected = self._template % (seq + 1)
+        if self.joining:
+            self._remember(seq, frame)
+        if self._waiting is not None:
+            self.wake()
+        return [stream for stream in self.live if not stream.push(frame)]
+
+    def _remember(self, seq: int, frame: Frame) -> None:
+        self._tail.append((seq, frame))
+        self._tail_bytes += len(frame.body)
+        while self._tail_bytes > TAIL_BYTES or len(self._tail) > TAIL_EVENTS:
+            self._tail_bytes -= len(self._tail.popleft()[1].body)
+
+    def _renumber(self) -> None:
+        self._template = b'{"id":"%b-%%d",' % self.epoch.encode()
+        self._expected = self._template % (self.last + 1)
+        self.wake()

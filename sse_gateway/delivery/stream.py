@@ -1,0 +1,173 @@
+"""One open SSE connection, seen as an outbox.
+
+There is no queue object and no task for a stream: the transport's own write buffer is the outbox and
+its size is the bound. A frame is encoded once and the same bytes are written to every stream from a
+plain function (for what that is worth, see docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from sse_gateway.core import notices
+from sse_gateway.core.wire import Frame
+
+DRAINED_BYTES = 64 * 1024
+"""A paused stream reads on from history once no more than this is unsent."""
+CLOSE_GRACE_SECONDS = 5.0
+"""How long a closed stream may take to get its last bytes out before it is aborted."""
+
+
+class Stream:
+    """Write frames to one connection, and judge whether its reader keeps up.
+
+    `finish` ends the body properly and closes the connection once everything is sent; `on_ended` is
+    called exactly once, when the stream is over for whichever reason.
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_finish",
+        "_queue_bytes",
+        "_queue_events",
+        "_transport",
+        "_unsent_events",
+        "client_id",
+        "due",
+        "ended_because",
+        "events",
+        "expires_at",
+        "expiry_announced",
+        "max_age_at",
+        "on_ended",
+        "opened_at",
+        "sent_bytes",
+        "session_id",
+        "slice",
+        "stalled_since",
+        "taken_bytes",
+        "user",
+        "viewer",
+    )
+
+    def __init__(
+        self,
+        transport: asyncio.WriteTransport,
+        *,
+        chunked: bool,
+        finish: Callable[[], None],
+        on_ended: Callable[[Stream], None],
+        session_id: str,
+        user: str,
+        viewer: bool,
+        client_id: str | None = None,
+        expires_at: float = float("inf"),
+        max_age_at: float = float("inf"),
+        queue_events: int = 100,
+        queue_bytes: int = 1024 * 1024,
+    ) -> None:
+        self._transport = transport
+        self._chunked = chunked
+        self._finish = finish
+        self._queue_events = queue_events
+        self._queue_bytes = queue_bytes
+        self._unsent_events = 0
+        """Frames written since the buffer was last seen empty."""
+        self.on_ended = on_ended
+        self.session_id = session_id
+        self.user = user
+        self.viewer = viewer
+        """Its token may answer permission requests."""
+        self.client_id = client_id
+        self.opened_at = time.monotonic()
+        self.expires_at = expires_at
+        """When the token ends, in unix seconds."""
+        self.expiry_announced = False
+        self.max_age_at = max_age_at
+        """When the stream is asked to reconnect, in unix seconds."""
+        self.due = 0
+        """The second at which the hub next looks at the two times above."""
+        self.slice = 0
+        """Which turn of the heartbeat it belongs to."""
+        self.events = 0
+        self.sent_bytes = 0
+        """Bytes handed to the transport."""
+        self.taken_bytes = 0
+        """Bytes the kernel had taken at the last sweep."""
+        self.stalled_since = 0.0
+        """When a sweep first saw no progress, on the monotonic clock; 0 while there is some."""
+        self.ended_because: str | None = None
+        """Why the stream is over; None while it is open."""
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Return how many bytes the connection has not taken yet."""
+        return self._transport.get_write_buffer_size()
+
+    @property
+    def gone(self) -> bool:
+        """Tell whether the connection has ended under the stream."""
+        return self._transport.is_closing()
+
+    def push(self, frame: Frame) -> bool:
+        """Write a frame, unless the reader is too far behind: then return False and write nothing.
+
+        That is no verdict on the reader: at the peak of a burst a good one is behind too. The caller
+        pauses the stream, which goes on from history.
+        """
+        unsent = self._transport.get_write_buffer_size()
+        if unsent == 0:
+            self._unsent_events = 1
+        else:
+            self._unsent_events += 1
+            if unsent > self._queue_bytes or self._unsent_events > self._queue_events:
+                return False
+        self.write(frame)
+        return True
+
+    def write(self, frame: Frame) -> None:
+        """Write a frame whatever is unsent: for hand-over and notices, whose caller bounds them."""
+        if self._transport.is_closing():
+            return
+        data = frame.chunk if self._chunked else frame.body
+        self._transport.write(data)
+        self.events += frame.events
+        self.sent_bytes += len(data)
+
+    async def drained(self) -> bool:
+        """Wait until little is unsent; return False when the stream is over instead.
+
+        It polls, since a transport tells its drain only to the protocol that owns it, and that is
+        aiohttp's as often as ours.
+        """
+        pause = 0.001
+        while self.ended_because is None:
+            if self.gone:
+                self.end("client_gone")
+            elif self._transport.get_write_buffer_size() <= DRAINED_BYTES:
+                return True
+            else:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 0.05)
+        return False
+
+    def close(self, reason: str) -> None:
+        """Say why in a `closing` event, end the body properly, and close; idempotent.
+
+        `reason` is one of `notices.CLOSE_REASONS`. A reader that takes nothing is cut off after a while.
+        """
+        if self.ended_because is not None:
+            return
+        self.write(notices.closing(reason))
+        self.end(reason)
+        asyncio.get_running_loop().call_later(CLOSE_GRACE_SECONDS, self._transport.abort)
+
+    def end(self, reason: str) -> None:
+        """Note that the stream is over and release what it holds; idempotent."""
+        if self.ended_because is not None:
+            return
+        self.ended_because = reason
+        self._finish()
+        self.on_ended(self)

@@ -1,0 +1,304 @@
+"""One gateway process: what the web layer calls, and the wiring of everything below it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from sse_gateway.config import Settings
+from sse_gateway.core import notices
+from sse_gateway.core.cursor import Cursor
+from sse_gateway.core.errors import GatewayError, Unavailable
+from sse_gateway.core.events import PlainEvent, raw_member
+from sse_gateway.core.keys import Keys
+from sse_gateway.core.wire import Frame
+from sse_gateway.delivery.feed import Feed
+from sse_gateway.delivery.hub import Hub
+from sse_gateway.delivery.stream import Stream
+from sse_gateway.gateway.answers import Answers
+from sse_gateway.gateway.deadlines import Deadlines
+from sse_gateway.gateway.handover import Handover
+from sse_gateway.gateway.live import Live
+from sse_gateway.gateway.presence import Presence
+from sse_gateway.gateway.tasks import Tasks
+from sse_gateway.metrics import Metrics
+from sse_gateway.store.connection import Store
+from sse_gateway.store.history import History, Reading
+from sse_gateway.store.library import Library, Limits
+from sse_gateway.store.permissions import Permissions
+from sse_gateway.store.push import Push
+
+logger = logging.getLogger(__name__)
+
+
+class Gateway:
+    """Hold the streams of one process and connect them to Redis."""
+
+    def __init__(self, settings: Settings, *, metrics: Metrics) -> None:
+        assert settings.redis_url is not None
+        self.gateway_id = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.settings = settings
+        self.metrics = metrics
+        self.keys = Keys(settings.namespace)
+        limits = Limits(
+            history_events=settings.history_events,
+            history_bytes=settings.history_bytes,
+            history_seconds=settings.history_seconds,
+            max_event_bytes=settings.max_event_bytes,
+            permission_seconds=settings.permission_seconds,
+        )
+        self.store = Store(
+            settings.redis_url.get_secret_value(),
+            keys=self.keys,
+            library=Library(settings.namespace, limits),
+            ca_file=settings.redis_ca_file,
+            password=settings.redis_password.get_secret_value() if settings.redis_password else None,
+        )
+        self.history = History(self.store)
+        self.permissions = Permissions(self.store)
+        self.hub = Hub(heartbeat_seconds=settings.heartbeat_seconds)
+        self.presence = Presence(self.history, gateway_id=self.gateway_id)
+        self.deadlines = Deadlines(self.permissions, metrics=metrics, warn=self._warn_of_deadline)
+        self.answers = Answers(
+            self.permissions,
+            metrics=metrics,
+            require_request_id=settings.require_request_id,
+            min_display_seconds=settings.min_display_seconds,
+        )
+        self.live = Live(
+            self.history,
+            keys=self.keys,
+            max_event_bytes=settings.max_event_bytes,
+            metrics=metrics,
+            on_request=self._ask_plain,
+            on_permission=self._note_permission,
+            on_ended=self._check_ended,
+            on_behind=self._pause,
+            ready=self._ready_after_reset,
+        )
+        self.push = Push(
+            name=f"sse_gateway:{self.gateway_id}",
+            probe_channel=self.keys.probe(self.gateway_id),
+            endpoint=self.store.push_endpoint,
+            publish_probe=self.store.publish_channel,
+            on_message=self.live.receive,
+            on_restored=self._restored,
+        )
+        self.handover = Handover(
+            live=self.live,
+            push=self.push,
+            history=self.history,
+            metrics=metrics,
+            gateway_id=self.gateway_id,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        )
+        self.draining = False
+        self._tasks = Tasks()
+        self._library_loaded = False
+        metrics.observe(self._gauges)
+
+    async def start(self) -> None:
+        """Start everything that runs by itself; Redis need not be there yet."""
+        self.hub.start()
+        self.live.start()
+        self.presence.start()
+        self.push.start()
+
+    async def stop(self) -> None:
+        """Close what streams are left, and let go of Redis."""
+        self.draining = True
+        await self.hub.drain(0)
+        await self.handover.stop()
+        await self._tasks.stop()
+        await self.deadlines.stop()
+        await self.live.stop()
+        await self.presence.stop()
+        await self.push.stop()
+        await self.hub.stop()
+        await self.store.close()
+
+    # -- streams ----------------------------------------------------------------------------------
+
+    def opened(self, stream: Stream, reading: Reading) -> None:
+        """Take a stream in whose response has begun."""
+        self.hub.add(stream)
+        self.presence.opened(stream)
+        self.metrics.streams_opened.inc()
+        for pending in reading.pending:
+            self.deadlines.watch(
+                stream.session_id, pending.request_id, (pending.expires_ms - reading.now_ms) / 1000
+            )
+        logger.info(
+            "SSE stream opened",
+            extra={
+                "fields": {
+                    "session": stream.session_id,
+                    "user": stream.user,
+                    "streams": len(self.hub.streams),
+                    "cursor": f"{reading.epoch}-{reading.top}",
+                }
+            },
+        )
+
+    def ended(self, stream: Stream) -> None:
+        """Let go of everything an ended stream held, and write its line."""
+        self.hub.remove(stream)
+        self.presence.closed(stream)
+        self.handover.released(stream)
+        if not self.presence.streams(stream.session_id):
+            self.deadlines.forget(stream.session_id)
+        seconds = time.monotonic() - stream.opened_at
+        self.metrics.ended_stream_frames += stream.events
+        self.metrics.ended_stream_bytes += stream.sent_bytes
+        self.metrics.streams_closed.labels(stream.ended_because).inc()
+        self.metrics.stream_seconds.observe(seconds)
+        logger.info(
+            "SSE stream closed",
+            extra={
+                "fields": {
+                    "session": stream.session_id,
+                    "user": stream.user,
+                    "reason": stream.ended_because,
+                    "seconds": round(seconds, 3),
+                    "events": stream.events,
+                    "bytes": stream.sent_bytes,
+                }
+            },
+        )
+
+    # -- what comes from below --------------------------------------------------------------------
+
+    def _restored(self) -> None:
+        self._tasks.spawn(self._after_reconnect(), name="after reconnect")
+
+    async def _after_reconnect(self) -> None:
+        """Have the functions loaded before anything is read: the server may be another one."""
+        self._library_loaded = False
+        while True:
+            try:
+                await self.store.ensure_library()
+            except Unavailable:
+                await asyncio.sleep(0.5)
+            except GatewayError as error:
+                logger.error("the function library cannot be loaded: %s", error.message)
+                await asyncio.sleep(5)
+            else:
+                break
+        self._library_loaded = True
+        self.live.restored()
+
+    def _pause(self, feed: Feed, streams: list[Stream], position: Cursor, transient: int) -> None:
+        self.handover.resume_behind(feed, streams, position, transient)
+
+    def _ready_after_reset(self, session_id: str, position: Cursor) -> Frame:
+        return self.handover.ready(session_id, position)
+
+    def _note_permission(self, session_id: str, payload: bytes) -> None:
+        self.deadlines.note(session_id, payload)
+
+    def _warn_of_deadline(self, session_id: str, request_id: str, expires_at: str) -> None:
+        feed = self.live.feed_of(session_id)
+        if feed is not None:
+            feed.broadcast((notices.permission_expiring(request_id, expires_at),))
+
+    def _ask_plain(self, session_id: str, event: PlainEvent) -> None:
+        self._tasks.spawn(self._ask_plain_request(session_id, event), name="plain request")
+
+    async def _ask_plain_request(self, session_id: str, event: PlainEvent) -> None:
+        """Ask a permission request that was merely published; every gateway does, and one wins.
+
+        Its id has to be the same in all of them, so it is a digest of what was published; that needs
+        something in it that tells one asking from the next.
+        """
+        data = event.members.get("data")
+        raw = raw_member(event.data, "data")
+        if not isinstance(data, dict) or raw is None or not (data.get("request_id") or data.get("timestamp")):
+            self.metrics.malformed_received += 1
+            logger.warning(
+                "dropped a published permission request without 'request_id' or 'data.timestamp'",
+                extra={"fields": {"session": session_id}},
+            )
+            return
+        if not data.get("request_id"):
+            digest = hashlib.sha256(session_id.encode() + raw).hexdigest()[:20]
+            raw = b'{"request_id":"lg-%b",' % digest.encode() + raw[1:]
+        try:
+            await self.permissions.ask(session_id, raw)
+        except GatewayError as error:
+            logger.warning(
+                "a published permission request was refused: %s",
+                error.message,
+                extra={"fields": {"session": session_id, "code": error.code}},
+            )
+
+    def _check_ended(self, session_id: str) -> None:
+        self._tasks.spawn(self._close_ended(session_id), name="session ended")
+
+    async def _close_ended(self, session_id: str) -> None:
+        with contextlib.suppress(GatewayError):
+            status = await self.history.status(session_id)
+            if status.ended:
+                for stream in [s for s in self.hub.streams if s.session_id == session_id]:
+                    stream.close("session_ended")
+
+    # -- how it is doing --------------------------------------------------------------------------
+
+    def not_ready(self) -> dict[str, str]:
+        """Return what keeps this gateway from being ready, by check; empty when it is."""
+        faults = {}
+        if self.draining:
+            faults["draining"] = "shutting down"
+        if not self.push.connected:
+            faults["push"] = "the push connection is down"
+        elif not self.push.proven:
+            faults["push"] = "the push connection has not been proven to deliver"
+        if not self._library_loaded:
+            faults["library"] = "the function library is not loaded"
+        return faults
+
+    async def redis_answers(self) -> bool:
+        """Tell whether Redis answers a command now."""
+        try:
+            await self.store.ping()
+        except GatewayError:
+            return False
+        return True
+
+    @property
+    def state(self) -> str:
+        """Return `running`, `degraded` or `stopped`, the `manager_status` of health."""
+        if self.draining:
+            return "stopped"
+        return "degraded" if self.not_ready() else "running"
+
+    def _gauges(self) -> Iterator[tuple[str, str, float]]:
+        streams: Any = self.hub.streams
+        yield "streams", "Streams open now", len(streams)
+        yield (
+            "frames_sent_total",
+            "Frames written to streams",
+            self.metrics.ended_stream_frames + sum(stream.events for stream in streams),
+        )
+        yield (
+            "sent_bytes_total",
+            "Bytes written to streams",
+            self.metrics.ended_stream_bytes + sum(stream.sent_bytes for stream in streams),
+        )
+        yield (
+            "buffered_bytes",
+            "Bytes the streams' readers have not taken yet",
+            sum(stream.buffered_bytes for stream in streams),
+        )
+        yield "push_connected", "Whether the push connection is up and proven", float(self.push.proven)
+        yield "push_reconnects_total", "Push connections lost", self.push.reconnects
+        yield "push_last_message_timestamp_seconds", "When anything last arrived", self.push.last_message_at
+        yield "push_probe_failures_total", "Probes that did not come back", self.push.probe_failures
+        yield "subscriptions", "Channels subscribed", self.push.subscriptions

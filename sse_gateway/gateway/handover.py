@@ -1,0 +1,223 @@
+"""Bringing a stream from its cursor to live without a gap: the one routine for all who are not live.
+
+    new stream      gated → channel acknowledged → history read → response begun → replay → live
+    paused stream   gated → what it has not taken has drained → history read → replay → live
+
+What a joining stream must not miss is in what it reads or in its feed's tail; `Feed.admit` lets it in
+only when the two are proven to meet (see `delivery.feed`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from sse_gateway.core import notices
+from sse_gateway.core.cursor import Cursor
+from sse_gateway.core.errors import Unavailable
+from sse_gateway.core.wire import Frame
+from sse_gateway.delivery.feed import Feed, Join
+from sse_gateway.delivery.stream import Stream
+from sse_gateway.gateway.live import Live
+from sse_gateway.gateway.replay import Gap, Replay, make_replay
+from sse_gateway.gateway.tasks import Tasks
+from sse_gateway.metrics import Metrics
+from sse_gateway.store.history import History, Reading
+from sse_gateway.store.push import Push
+
+LIVE_LAG_SECONDS = 0.25
+"""How long a live message may trail the history before it counts as lost."""
+_RETRY_SECONDS = (0.3, 0.8)
+
+
+class Handover:
+    """Bring streams to live, and paused ones back."""
+
+    def __init__(
+        self,
+        *,
+        live: Live,
+        push: Push,
+        history: History,
+        metrics: Metrics,
+        gateway_id: str,
+        heartbeat_seconds: float,
+    ) -> None:
+        self._live = live
+        self._push = push
+        self._history = history
+        self._metrics = metrics
+        self._gateway_id = gateway_id
+        self._heartbeat_seconds = heartbeat_seconds
+        self._reads: dict[tuple[Feed, str | None, str], asyncio.Task[Reading]] = {}
+        """Reads under way, shared by the streams of a session that wait for the same."""
+        self._tasks = Tasks()
+
+    async def stop(self) -> None:
+        """Stop bringing paused streams back."""
+        await self._tasks.stop()
+
+    @asynccontextmanager
+    async def gate(self, session_id: str) -> AsyncIterator[Join]:
+        """Register a stream that wants in and hold its session's channel; raises Unavailable.
+
+        On the way out both are released, unless the stream was begun: then its end releases them.
+        """
+        join = self._live.join(session_id)
+        feed = join.feed
+        try:
+            await self._push.acquire(feed.channel)
+            try:
+                yield join
+            finally:
+                if join.stream is None:
+                    self._push.release(feed.channel)
+        finally:
+            if join.stream is None:
+                self._live.leave(feed, join=join)
+
+    def released(self, stream: Stream) -> None:
+        """Let go of what an ended stream held."""
+        feed = self._live.feed_of(stream.session_id)
+        if feed is None:
+            return
+        for join in [join for join in feed.joining if join.stream is stream]:
+            feed.leave(join)
+        self._push.release(feed.channel)
+        self._live.leave(feed, stream=stream)
+
+    async def read(self, join: Join, cursor: str | None, *, mode: str = "snapshot") -> Reading:
+        """Read owner, position, entries, open requests and state in one round trip; raises Unavailable."""
+        key = (join.feed, cursor, mode)
+        task = self._reads.get(key)
+        if task is None:
+            task = asyncio.create_task(self._history.read(join.feed.session_id, cursor, mode=mode))
+            self._reads[key] = task
+            task.add_done_callback(lambda _: self._reads.pop(key, None))
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        reading = await asyncio.shield(task)
+        self._live.placed(join.feed, reading)
+        return reading
+
+    async def bring_live(self, join: Join, stream: Stream, reading: Reading, *, cursor: str | None) -> None:
+        """Write replay or snapshot to a new stream, then `ready`; return when it is live or over."""
+        join.stream = stream
+        replay = await self._replay(join, stream, cursor, reading=reading)
+        if replay is not None:
+            await self._follow(join, stream, replay)
+
+    def resume_behind(self, feed: Feed, streams: list[Stream], position: Cursor, transient: int) -> None:
+        """Pause live streams whose readers are behind; they go on from history as they read."""
+        for stream in streams:
+            if feed.live.pop(stream, stream) is None:
+                join = feed.join()
+                join.stream = stream
+                join.skipped = transient
+                self._tasks.spawn(self._resume(join, stream, position), name="resume")
+
+    def ready(self, session_id: str, position: Cursor, *, replayed: int = 0, complete: bool = False) -> Frame:
+        """Return the frame that tells a stream its position."""
+        return notices.ready(
+            session_id,
+            position,
+            gateway_id=self._gateway_id,
+            heartbeat_seconds=self._heartbeat_seconds,
+            replayed=replayed,
+            complete=complete,
+        )
+
+    async def _resume(self, join: Join, stream: Stream, position: Cursor) -> None:
+        if await stream.drained():
+            replay = await self._replay(join, stream, str(position))
+            if replay is not None:
+                await self._follow(join, stream, replay, silent=True)
+
+    async def _follow(self, join: Join, stream: Stream, first: Replay, *, silent: bool = False) -> None:
+        """Go on from a first page until the stream is live or over.
+
+        A stream that only paused is told nothing (`silent`) unless it was reset on the way.
+        """
+        replayed, reset, more = first.replayed, first.reset, first.more
+        position: Cursor | None = first.position
+        while position is not None:
+            position, replay = await self._step(join, stream, position, more=more)
+            if stream.ended_because is not None:
+                return
+            if replay is not None:
+                replayed += replay.replayed
+                reset = reset or replay.reset
+                more = replay.more
+        if join.skipped:
+            stream.write(notices.skipped(join.skipped))
+        if reset or not silent:
+            stream.write(
+                self.ready(stream.session_id, join.feed.position, replayed=replayed, complete=not reset)
+            )
+
+    async def _step(
+        self, join: Join, stream: Stream, position: Cursor, *, more: bool
+    ) -> tuple[Cursor | None, Replay | None]:
+        """Take a stream one step on from `position`: let it in (None), wait, or replay a page."""
+        feed = join.feed
+        if not await stream.drained():
+            return position, None
+        if not more:
+            reached = feed.admit(join, stream, position)
+            if reached is None:
+                return None, None
+            position = reached
+            if feed.parked is not None:
+                await feed.advance(1.0)
+                return position, None
+            if position.epoch == feed.epoch and position.seq > feed.last:
+                await self._wait_for_live(feed, position)
+                return position, None
+            if position.epoch != feed.epoch:
+                await self._live.catch_up(feed, "epoch")
+        replay = await self._replay(join, stream, str(position))
+        return (replay.position if replay is not None else position), replay
+
+    async def _wait_for_live(self, feed: Feed, position: Cursor) -> None:
+        """Wait until the feed has reached `position`; what does not come in time is read."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LIVE_LAG_SECONDS
+        while feed.last < position.seq and feed.epoch == position.epoch and feed.parked is None:
+            left = until - loop.time()
+            if left <= 0:
+                await self._live.catch_up(feed, "lagging")
+                return
+            await feed.advance(left)
+
+    async def _read_on(self, join: Join, stream: Stream, cursor: str) -> Reading | None:
+        """Read for an open stream, which outlives an outage; None when it has ended meanwhile."""
+        while stream.ended_because is None:
+            try:
+                return await self.read(join, cursor)
+            except Unavailable:
+                await asyncio.sleep(random.uniform(*_RETRY_SECONDS))
+        return None
+
+    async def _replay(
+        self, join: Join, stream: Stream, cursor: str | None, *, reading: Reading | None = None
+    ) -> Replay | None:
+        """Write what follows `cursor`, from a first `reading` or a new one; None when the stream is over."""
+        resumed = reading is None
+        if reading is None and (reading := await self._read_on(join, stream, cursor)) is None:
+            return None
+        try:
+            replay = make_replay(reading, cursor, resumed=resumed)
+        except Gap:
+            # Contiguity cannot be proven, so this is a reset, with the snapshot of a fresh read.
+            fresh = await self._read_on(join, stream, None)
+            if fresh is None:
+                return None
+            reading = replace(fresh, verdict="trimmed")
+            replay = make_replay(reading, cursor, resumed=resumed)
+        if replay.reset:
+            self._metrics.resets.labels(reading.verdict).inc()
+        if replay.frames is not None:
+            stream.write(replay.frames)
+        return replay

@@ -1,0 +1,340 @@
+"""Live messages of all sessions that have streams here, and catching up when they are not whole.
+
+Pub/sub is at most once, so its order is never trusted: an event is delivered only if it is exactly
+the one that follows. Anything else makes the session's history be read, at most once a second; what
+history does not continue ends in `stream_reset`, never in silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from sse_gateway.core.cursor import Cursor
+from sse_gateway.core.errors import GatewayError, Unavailable
+from sse_gateway.core.events import PlainEvent, check_plain
+from sse_gateway.core.keys import Keys
+from sse_gateway.core.wire import Frame, encode_event
+from sse_gateway.delivery.feed import Feed, Join
+from sse_gateway.delivery.stream import Stream
+from sse_gateway.gateway.replay import make_replay
+from sse_gateway.gateway.tasks import Tasks
+from sse_gateway.metrics import Metrics
+from sse_gateway.store.history import History, Reading
+
+logger = logging.getLogger(__name__)
+
+CATCH_UP_SECONDS = 1.0
+"""A session's history is read for unexpected messages at most this often."""
+CATCH_UP_BATCH = 100
+"""Sessions caught up at a time after the push connection was restored."""
+POSITION_CHECK_SECONDS = 10.0
+PARKED_MESSAGES = 10_000
+_RETRY_SECONDS = (0.3, 0.8)
+_IN_FLIGHT_SECONDS = 0.3
+_ENDED = b'{"control":"session_ended",'
+_DURABLE = re.compile(rb'\{"id":"([0-9a-f]{10})-([0-9]{1,15})",')
+
+
+class Live:
+    """Hold the feeds of this process and keep each at its session's true position.
+
+    `on_request` is called with a plain permission request (it must be asked, not shown), `on_permission`
+    with every event that is about a permission, `on_ended` when somebody says that a session has ended
+    (which proves nothing: ask Redis), `on_behind` with streams that did not take an event, the
+    position they have reached, and how many transient events they missed. `ready` makes that frame.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        *,
+        keys: Keys,
+        max_event_bytes: int,
+        metrics: Metrics,
+        on_request: Callable[[str, PlainEvent], None],
+        on_permission: Callable[[str, bytes], None],
+        on_ended: Callable[[str], None],
+        on_behind: Callable[[Feed, list[Stream], Cursor, int], None],
+        ready: Callable[[str, Cursor], Frame],
+    ) -> None:
+        self._history = history
+        self._keys = keys
+        self._max_event_bytes = max_event_bytes
+        self._metrics = metrics
+        self._on_request = on_request
+        self._on_permission = on_permission
+        self._on_ended = on_ended
+        self._on_behind = on_behind
+        self._ready = ready
+        self._feeds: dict[bytes, Feed] = {}
+        self._catching_up: dict[Feed, asyncio.Task[None]] = {}
+        self._tasks = Tasks()
+        self._claims: dict[Feed, list[Cursor]] = {}
+        """Ids that live messages came with and the history has not been asked about yet."""
+        self._complained: set[Feed] = set()
+        """Feeds about whose refused events a line was logged."""
+
+    def start(self) -> None:
+        """Start checking positions."""
+        self._tasks.spawn(self._check_positions(), name="positions")
+
+    async def stop(self) -> None:
+        """Stop all reading."""
+        await self._tasks.stop()
+
+    @property
+    def sessions(self) -> int:
+        """Return how many sessions have streams here."""
+        return len(self._feeds)
+
+    def join(self, session_id: str) -> Join:
+        """Register a stream that is about to be opened."""
+        channel = self._keys.events_channel(session_id).encode()
+        feed = self._feeds.get(channel)
+        if feed is None:
+            feed = self._feeds[channel] = Feed(session_id, channel)
+        return feed.join()
+
+    def feed_of(self, session_id: str) -> Feed | None:
+        """Return the session's feed, if it has streams here."""
+        return self._feeds.get(self._keys.events_channel(session_id).encode())
+
+    def leave(self, feed: Feed, *, join: Join | None = None, stream: Stream | None = None) -> None:
+        """Take out a stream, live or on its way; the feed goes with its last one."""
+        if join is not None:
+            feed.leave(join)
+        if stream is not None:
+            feed.live.pop(stream, None)
+        if feed.unused and self._feeds.get(feed.channel) is feed:
+            del self._feeds[feed.channel]
+            self._complained.discard(feed)
+            self._claims.pop(feed, None)
+            task = self._catching_up.pop(feed, None)
+            if task is not None:
+                task.cancel()
+
+    def placed(self, feed: Feed, reading: Reading) -> None:
+        """Give a new feed its first position, and deliver what arrived while it was being read."""
+        if feed.epoch == "":
+            feed.place(Cursor(reading.epoch, reading.top))
+            self._unpark(feed)
+
+    def receive(self, channel: bytes, payload: bytes) -> None:
+        """Take one message from the push connection."""
+        feed = self._feeds.get(channel)
+        if feed is None:
+            return
+        if feed.parked is not None:
+            feed.parked.append(payload)
+            if len(feed.parked) > PARKED_MESSAGES:
+                feed.parked.popleft()
+        else:
+            self._take(feed, payload)
+
+    def restored(self) -> None:
+        """Catch every session up: nobody knows what was published while the connection was down."""
+        self._tasks.spawn(self._catch_up_all(), name="catch up all")
+
+    async def catch_up(self, feed: Feed, reason: str) -> None:
+        """Bring a feed to its history's top, or reset it; joins a run already under way.
+
+        Returns when it is done, however long Redis takes: streams stay open meanwhile.
+        """
+        await asyncio.wait((self._begin_catch_up(feed, reason),))
+
+    def _take(self, feed: Feed, payload: bytes) -> None:
+        if feed.is_next(payload):
+            self._metrics.durable_received += 1
+            behind = feed.deliver_next(payload)
+            if behind:
+                self._on_behind(feed, behind, Cursor(feed.epoch, feed.last - 1), 0)
+            if b'"permission_' in payload:
+                self._on_permission(feed.session_id, payload)
+        elif payload.startswith(b'{"id":"'):
+            self._take_unexpected(feed, payload)
+        elif payload.startswith(_ENDED):
+            self._on_ended(feed.session_id)
+        else:
+            self._take_plain(feed, payload)
+
+    def _take_unexpected(self, feed: Feed, payload: bytes) -> None:
+        match = _DURABLE.match(payload)
+        if match and match[1].decode() == feed.epoch and int(match[2]) <= feed.last:
+            if feed.is_late(int(match[2])):
+                self._metrics.durable_received += 1
+            else:
+                self._metrics.malformed_received += 1
+                self._later(feed, "repeated")
+        elif match:
+            self._claims.setdefault(feed, []).append(Cursor(match[1].decode(), int(match[2])))
+            self._later(feed, "gap" if match[1].decode() == feed.epoch else "epoch")
+        else:
+            self._metrics.malformed_received += 1
+
+    def _take_plain(self, feed: Feed, payload: bytes) -> None:
+        try:
+            event = check_plain(payload, feed.session_id, max_bytes=self._max_event_bytes)
+        except GatewayError as error:
+            self._metrics.malformed_received += 1
+            if feed not in self._complained:
+                self._complained.add(feed)
+                logger.warning(
+                    "dropped an event published without the script: %s",
+                    error.message,
+                    extra={"fields": {"session_id": feed.session_id, "code": error.code}},
+                )
+            return
+        self._metrics.plain_received += 1
+        if event.type == "permission_request":
+            self._on_request(feed.session_id, event)
+            return
+        behind = feed.deliver_transient(Frame(encode_event(event.data)))
+        if behind:
+            self._on_behind(feed, behind, feed.position, 1)
+
+    def _later(self, feed: Feed, reason: str) -> None:
+        """Catch up as soon as the rate allows.
+
+        If events are missing, what follows is unexpected too until then: it is dropped here and read
+        from history. If somebody made the message up, nothing is held up by it.
+        """
+        wait = feed.caught_up_at + CATCH_UP_SECONDS - asyncio.get_running_loop().time()
+        self._begin_catch_up(feed, reason, wait_seconds=wait)
+
+    def _begin_catch_up(self, feed: Feed, reason: str, *, wait_seconds: float = 0.0) -> asyncio.Task[None]:
+        task = self._catching_up.get(feed)
+        if task is None:
+            self._metrics.catchups.labels(reason).inc()
+            task = self._tasks.spawn(
+                self._catch_up(feed, wait_seconds, suspicious=reason == "repeated"),
+                name=f"catch up {feed.session_id}",
+            )
+            self._catching_up[feed] = task
+            task.add_done_callback(lambda _: self._catching_up.pop(feed, None))
+        return task
+
+    async def _catch_up(self, feed: Feed, wait_seconds: float, *, suspicious: bool) -> None:
+        if wait_seconds > 0:
+            await asyncio.sleep(wait_seconds)
+        if feed.parked is None:
+            feed.parked = deque()
+        claims = self._claims.pop(feed, [])
+        try:
+            while not await self._catch_up_page(feed, suspicious):
+                suspicious = False
+        finally:
+            feed.caught_up_at = asyncio.get_running_loop().time()
+            self._unpark(feed)
+        self._metrics.malformed_received += sum(
+            claim.epoch != feed.epoch or claim.seq > feed.last for claim in claims
+        )
+
+    async def _read(self, feed: Feed, cursor: str | None, *, mode: str = "snapshot") -> Reading:
+        """Read the history, however long Redis is away: the streams stay open meanwhile."""
+        while True:
+            try:
+                return await self._history.read(feed.session_id, cursor, mode=mode)
+            except Unavailable:
+                await asyncio.sleep(random.uniform(*_RETRY_SECONDS))
+
+    async def _catch_up_page(self, feed: Feed, suspicious: bool) -> bool:
+        """Deliver one page of what the feed has missed; return whether that was all."""
+        if feed.epoch == "":
+            reading = await self._read(feed, None, mode="none")
+            feed.place(Cursor(reading.epoch, reading.top))
+            return True
+        check_last = suspicious and feed.last > 0 and bool(feed.last_data)
+        cursor = Cursor(feed.epoch, feed.last - check_last)
+        reading = await self._read(feed, str(cursor))
+        if check_last and reading.verdict == "trimmed":
+            return False
+        if check_last and reading.verdict == "ok":
+            if not reading.entries or reading.entries[0].data != feed.last_data:
+                await self._reset(feed, "rolled_back")
+                return True
+            del reading.entries[0]
+        if reading.verdict != "ok":
+            self._show_reset(feed, reading, str(cursor))
+            return True
+        began_at = feed.last
+        still_open = {pending.request_id for pending in reading.pending}
+        for entry in reading.entries:
+            if entry.seq != feed.last + 1:
+                await self._reset(feed, "trimmed")
+                return True
+            settled = entry.request_id is not None and entry.request_id not in still_open
+            behind = feed.deliver_entry(entry.seq, entry.data, settled=settled)
+            if behind:
+                self._on_behind(feed, behind, Cursor(feed.epoch, entry.seq - 1), 0)
+            if entry.request_id or b'"permission_' in entry.data:
+                self._on_permission(feed.session_id, entry.data)
+        if feed.last < reading.top and not reading.more:
+            await self._reset(feed, "trimmed")
+            return True
+        if reading.epoch != feed.epoch:
+            feed.adopt_epoch(reading.epoch)
+        feed.late_from, feed.caught_up_to = began_at, feed.last
+        return not reading.more
+
+    async def _reset(self, feed: Feed, reason: str) -> None:
+        """Start the live streams anew from a snapshot, because history does not continue them."""
+        requested = str(feed.position)
+        reading = await self._read(feed, None)
+        self._show_reset(feed, replace(reading, verdict=reason), requested)
+
+    def _show_reset(self, feed: Feed, reading: Reading, requested: str) -> None:
+        self._metrics.resets.labels(reading.verdict).inc()
+        replay = make_replay(reading, requested, resumed=True)
+        feed.place(replay.position)
+        if replay.frames is not None:
+            feed.broadcast((replay.frames, self._ready(feed.session_id, replay.position)))
+        for pending in reading.pending:
+            self._on_permission(feed.session_id, pending.data)
+
+    def _unpark(self, feed: Feed) -> None:
+        parked, feed.parked = feed.parked, None
+        for payload in parked or ():
+            self._take(feed, payload)
+        feed.wake()
+
+    async def _catch_up_all(self) -> None:
+        feeds = [feed for feed in self._feeds.values() if feed.epoch]
+        random.shuffle(feeds)
+        for start in range(0, len(feeds), CATCH_UP_BATCH):
+            batch = feeds[start : start + CATCH_UP_BATCH]
+            await asyncio.gather(*(self.catch_up(feed, "reconnect") for feed in batch if not feed.unused))
+
+    async def _check_positions(self) -> None:
+        """Find what pub/sub lost without a trace: compare positions with Redis, batch by batch."""
+        while True:
+            feeds = [feed for feed in self._feeds.values() if feed.epoch]
+            random.shuffle(feeds)
+            batches = [feeds[i : i + CATCH_UP_BATCH] for i in range(0, len(feeds), CATCH_UP_BATCH)]
+            pause = POSITION_CHECK_SECONDS * random.uniform(0.8, 1.2) / max(1, len(batches))
+            for batch in batches or [[]]:
+                await asyncio.sleep(pause)
+                with contextlib.suppress(Unavailable):
+                    await self._check_batch(batch)
+
+    async def _check_batch(self, feeds: list[Feed]) -> None:
+        known = [feed.position for feed in feeds]
+        found = await self._history.positions([feed.session_id for feed in feeds])
+        ahead = []
+        for feed, before, there in zip(feeds, known, found, strict=True):
+            if there is None or there.epoch != feed.epoch or there.seq < before.seq:
+                self._later(feed, "position")
+            elif there.seq > feed.last:
+                ahead.append((feed, there))
+        if ahead:
+            # The event itself may still be on its way.
+            await asyncio.sleep(_IN_FLIGHT_SECONDS)
+            for feed, there in ahead:
+                if feed.epoch == there.epoch and feed.last < there.seq and not feed.unused:
+                    self._later(feed, "position")

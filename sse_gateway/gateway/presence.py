@@ -1,0 +1,95 @@
+"""Who is watching which session here, and telling it to Redis for all gateways to add up.
+
+A beat is written in batches: at once (gathered over a quarter of a second) when a session's numbers
+change, and again within every interval, so that a gateway that died is forgotten after three.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+
+from sse_gateway.core.errors import GatewayError
+from sse_gateway.delivery.stream import Stream
+from sse_gateway.gateway.tasks import Tasks
+from sse_gateway.store.history import History
+
+BEAT_SECONDS = 10.0
+GATHER_SECONDS = 0.25
+_BATCH = 100
+
+
+class Presence:
+    """Count streams and viewers by session, and keep Redis told."""
+
+    def __init__(self, history: History, *, gateway_id: str) -> None:
+        self._history = history
+        self._gateway_id = gateway_id
+        self._streams: Counter[str] = Counter()
+        self._viewers: Counter[str] = Counter()
+        self._changed: set[str] = set()
+        self._tasks = Tasks()
+
+    def start(self) -> None:
+        """Start beating."""
+        self._tasks.spawn(self._write_changes(), name="presence changes")
+        self._tasks.spawn(self._beat_all(), name="presence beats")
+
+    async def stop(self) -> None:
+        """Stop, having told Redis once more: a gateway that leaves takes its numbers with it."""
+        await self._tasks.stop()
+        with contextlib.suppress(GatewayError, TimeoutError):
+            async with asyncio.timeout(2):
+                await self._flush()
+
+    def opened(self, stream: Stream) -> None:
+        """Count a stream in."""
+        self._streams[stream.session_id] += 1
+        self._viewers[stream.session_id] += stream.viewer
+        self._changed.add(stream.session_id)
+
+    def closed(self, stream: Stream) -> None:
+        """Count a stream out."""
+        session_id = stream.session_id
+        self._streams[session_id] -= 1
+        self._viewers[session_id] -= stream.viewer
+        if not self._streams[session_id]:
+            del self._streams[session_id], self._viewers[session_id]
+        self._changed.add(session_id)
+
+    def streams(self, session_id: str) -> int:
+        """Return how many streams the session has at this gateway."""
+        return self._streams[session_id]
+
+    async def _write_changes(self) -> None:
+        while True:
+            await asyncio.sleep(GATHER_SECONDS)
+            with contextlib.suppress(GatewayError):
+                await self._flush()
+
+    async def _flush(self) -> None:
+        while self._changed:
+            batch = [self._changed.pop() for _ in range(min(_BATCH, len(self._changed)))]
+            try:
+                await self._beat(batch)
+            except GatewayError:
+                self._changed.update(batch)
+                raise
+
+    async def _beat_all(self) -> None:
+        while True:
+            sessions = list(self._streams)
+            batches = [sessions[i : i + _BATCH] for i in range(0, len(sessions), _BATCH)]
+            pause = BEAT_SECONDS * random.uniform(0.8, 1.0) / max(1, len(batches))
+            for batch in batches or [[]]:
+                await asyncio.sleep(pause)
+                with contextlib.suppress(GatewayError):
+                    await self._beat(batch)
+
+    async def _beat(self, sessions: list[str]) -> None:
+        await self._history.beat(
+            [(session, self._streams[session], self._viewers[session]) for session in sessions],
+            self._gateway_id,
+        )

@@ -1,0 +1,274 @@
+"""The push path: one subscription connection for the whole process, kept alive and proven alive.
+
+Every channel is reference-counted; SUBSCRIBE is batched and acknowledged; UNSUBSCRIBE comes late,
+since most browsers that leave are back within seconds. A connection can answer PING and deliver
+nothing (seen after failovers), so what proves it is a message of our own coming back.
+
+What this cannot promise: that nothing was published while the connection was down. So it says when
+it was restored, and the gateway then catches every session up from its history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+from sse_gateway.core.errors import GatewayError, Unavailable
+from sse_gateway.store.connection import Endpoint
+from sse_gateway.store.subscriber import Receive, Subscriber
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 5.0
+SUBSCRIBE_SECONDS = 5.0
+LINGER_SECONDS = 10.0
+"""How long a channel stays subscribed after its last stream left."""
+PROBE_SECONDS = 10.0
+PROBE_TIMEOUT_SECONDS = 5.0
+_BACKOFF_SECONDS = (0.1, 2.0)
+
+
+class _Channel:
+    """What is known of one channel."""
+
+    __slots__ = ("confirmed", "refs")
+
+    def __init__(self) -> None:
+        self.refs = 0
+        self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the present connection's SUBSCRIBE was confirmed; renewed when it is lost."""
+
+
+class Push:
+    """Supervise the push connection.
+
+    `endpoint` finds the server to connect to (anew each time: Sentinel may name another);
+    `publish_probe` sends a payload to the probe channel by another connection.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        probe_channel: str,
+        endpoint: Callable[[], Awaitable[Endpoint]],
+        publish_probe: Callable[[str, str], Awaitable[None]],
+        on_message: Receive,
+        on_restored: Callable[[], None],
+        probe_seconds: float = PROBE_SECONDS,
+        probe_timeout_seconds: float = PROBE_TIMEOUT_SECONDS,
+    ) -> None:
+        self._name = name
+        self._probe_channel = probe_channel
+        self._probe_key = probe_channel.encode()
+        self._endpoint = endpoint
+        self._publish_probe = publish_probe
+        self._on_message = on_message
+        self._on_restored = on_restored
+        self._probe_seconds = probe_seconds
+        self._probe_timeout_seconds = probe_timeout_seconds
+        self._channels: dict[bytes, _Channel] = {self._probe_key: _Channel()}
+        self._channels[self._probe_key].refs = 1
+        self._idle: dict[bytes, float] = {}
+        """Channels nobody holds, with the time their last reference went; the oldest first."""
+        self._subscriber: Subscriber | None = None
+        self._wanted: list[bytes] = []
+        """Channels to put into the next SUBSCRIBE."""
+        self._probe: tuple[bytes, asyncio.Future[None]] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.connected = False
+        """All channels are subscribed on a connection that is up."""
+        self.proven = False
+        """A probe of ours came back on this connection, and none has failed since."""
+        self.reconnects = 0
+        self.probe_failures = 0
+
+    def start(self) -> None:
+        """Begin connecting; `connected` tells when it has come about."""
+        self._task = asyncio.create_task(self._supervise(), name="push")
+
+    async def stop(self) -> None:
+        """Close the connection for good."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if self._subscriber is not None:
+            self._subscriber.abort()
+
+    @property
+    def last_message_at(self) -> float:
+        """Return when anything last arrived on this connection, in unix seconds; 0 before that."""
+        return self._subscriber.last_data_at if self._subscriber is not None else 0.0
+
+    @property
+    def subscriptions(self) -> int:
+        """Return how many channels are held, the probe's and lingering ones included."""
+        return len(self._channels)
+
+    async def acquire(self, channel: bytes) -> None:
+        """Hold `channel`, returning once the server has confirmed it; raises Unavailable.
+
+        Each return must be paired with one `release`; nothing is held when this raises.
+        """
+        entry = self._channels.get(channel)
+        if entry is None:
+            entry = self._channels[channel] = _Channel()
+            self._want(channel)
+        entry.refs += 1
+        self._idle.pop(channel, None)
+        try:
+            async with asyncio.timeout(SUBSCRIBE_SECONDS):
+                # The future is replaced when a connection is lost: wait for the one of the next.
+                while not entry.confirmed.done():
+                    await asyncio.shield(entry.confirmed)
+        except TimeoutError:
+            self.release(channel)
+            raise Unavailable from None
+        except BaseException:
+            self.release(channel)
+            raise
+
+    def release(self, channel: bytes) -> None:
+        """Give up one reference; the channel is unsubscribed some seconds after the last."""
+        entry = self._channels[channel]
+        entry.refs -= 1
+        if entry.refs == 0:
+            self._idle[channel] = asyncio.get_running_loop().time()
+
+    def _want(self, channel: bytes) -> None:
+        if not self._wanted:
+            asyncio.get_running_loop().call_soon(self._subscribe_wanted)
+        self._wanted.append(channel)
+
+    def _subscribe_wanted(self) -> None:
+        wanted, self._wanted = self._wanted, []
+        if self._subscriber is not None:
+            self._subscriber.subscribe(wanted)
+
+    def _confirmed(self, channel: bytes) -> None:
+        entry = self._channels.get(channel)
+        if entry is not None and not entry.confirmed.done():
+            entry.confirmed.set_result(None)
+
+    def _received(self, channel: bytes, payload: bytes) -> None:
+        if channel == self._probe_key:
+            if self._probe is not None and self._probe[0] == payload and not self._probe[1].done():
+                self._probe[1].set_result(None)
+        else:
+            self._on_message(channel, payload)
+
+    async def _supervise(self) -> None:
+        delay = _BACKOFF_SECONDS[0]
+        while True:
+            try:
+                subscriber = await self._connect()
+            except (OSError, TimeoutError, GatewayError) as error:
+                logger.warning("push connection failed, retrying: %s", error or type(error).__name__)
+                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+                delay = min(delay * 2, _BACKOFF_SECONDS[1])
+                continue
+            delay = _BACKOFF_SECONDS[0]
+            self.connected = True
+            logger.info("push connection up, %d channels", len(self._channels))
+            self._on_restored()
+            try:
+                await self._watch(subscriber)
+            finally:
+                self._drop(subscriber)
+            self.reconnects += 1
+            logger.warning("push connection lost, reconnecting")
+            await asyncio.sleep(random.uniform(0, _BACKOFF_SECONDS[0]))
+
+    async def _connect(self) -> Subscriber:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            subscriber = await Subscriber.connect(
+                await self._endpoint(),
+                name=self._name,
+                on_message=self._received,
+                on_subscribed=self._confirmed,
+            )
+        self._subscriber = subscriber
+        try:
+            subscriber.subscribe(self._channels)
+            for entry in list(self._channels.values()):
+                if entry.confirmed.done():
+                    continue
+                async with asyncio.timeout(SUBSCRIBE_SECONDS):
+                    await asyncio.wait(
+                        (entry.confirmed, subscriber.lost), return_when=asyncio.FIRST_COMPLETED
+                    )
+                if subscriber.lost.done():
+                    raise ConnectionResetError("closed while subscribing")
+        except BaseException:
+            self._drop(subscriber)
+            raise
+        return subscriber
+
+    def _drop(self, subscriber: Subscriber) -> None:
+        subscriber.abort()
+        self._subscriber = None
+        self.connected = self.proven = False
+        loop = asyncio.get_running_loop()
+        for entry in self._channels.values():
+            if entry.confirmed.done():
+                entry.confirmed = loop.create_future()
+
+    async def _watch(self, subscriber: Subscriber) -> None:
+        """Return when the connection is lost or a probe proves it dead."""
+        loop = asyncio.get_running_loop()
+        next_probe = loop.time()
+        while not subscriber.lost.done():
+            if loop.time() >= next_probe:
+                heard = await self._probe_once(subscriber)
+                if heard is False:
+                    self.probe_failures += 1
+                    logger.warning("push connection is up but delivers nothing; replacing it")
+                    return
+                # Without an answer from the command path nothing is known: ask again soon.
+                pause = self._probe_seconds if heard else 1.0
+                next_probe = loop.time() + pause * random.uniform(0.9, 1.1)
+            self._unsubscribe_idle(subscriber)
+            await asyncio.wait((subscriber.lost,), timeout=min(1.0, max(0.0, next_probe - loop.time())))
+
+    async def _probe_once(self, subscriber: Subscriber) -> bool | None:
+        """Return whether our own message came back; None when it could not be sent at all."""
+        payload = f"{time.time_ns():x}"
+        heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._probe = (payload.encode(), heard)
+        try:
+            try:
+                await self._publish_probe(self._probe_channel, payload)
+            except GatewayError:
+                self.proven = False
+                return None
+            await asyncio.wait(
+                (heard, subscriber.lost),
+                timeout=self._probe_timeout_seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            self.proven = heard.done()
+            return self.proven or (None if subscriber.lost.done() else False)
+        finally:
+            self._probe = None
+
+    def _unsubscribe_idle(self, subscriber: Subscriber) -> None:
+        """Unsubscribe what nobody has held for a while, confirmed channels only.
+
+        A channel whose SUBSCRIBE is still on its way is left for the next turn, so that at most one
+        confirmation is ever outstanding for it.
+        """
+        horizon = asyncio.get_running_loop().time() - LINGER_SECONDS
+        gone = []
+        for channel, since in self._idle.items():
+            if since > horizon:
+                break
+            if self._channels[channel].confirmed.done():
+                gone.append(channel)
+        for channel in gone:
+            del self._idle[channel], self._channels[channel]
+        subscriber.unsubscribe(gone)

@@ -1,0 +1,1 @@
+"""HTTP: routes, who is asking, and turning refusals into honest JSON."""

@@ -1,0 +1,46 @@
+"""Who is asking: the token out of a request, and whether it reaches the session in the path."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from sse_gateway.auth import Principal
+from sse_gateway.core.errors import AuthError
+from sse_gateway.core.keys import check_session_id
+from sse_gateway.web.keys import AUTHENTICATOR, GATEWAY
+
+
+def session_of(request: web.Request) -> str:
+    """Return the session id in the path, or raise `bad_session_id`."""
+    return check_session_id(request.match_info["session_id"])
+
+
+def token_of(request: web.Request, *, in_query: bool = False) -> str:
+    """Return the bearer token; `in_query` also takes `?token=`, since an EventSource has no headers."""
+    header = request.headers.get("Authorization")
+    if header is not None:
+        scheme, _, token = header.partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise AuthError("token_missing", "The Authorization header must be 'Bearer <token>'.")
+        return token.strip()
+    token = request.query.get("token", "") if in_query else ""
+    if not token:
+        where = "'Authorization: Bearer <token>'" + (" or ?token=" if in_query else "")
+        raise AuthError("token_missing", f"Send a token as {where}.")
+    return token
+
+
+async def require(request: web.Request, session_id: str, scope: str) -> Principal:
+    """Return who is asking if they may do `scope` with the session, else raise 401 or 403.
+
+    Redis is asked only for the owner, and only when no claim names the session: a caller without any
+    right learns nothing about what exists.
+    """
+    authenticator = request.app[AUTHENTICATOR]
+    principal = await authenticator.verify(token_of(request))
+    authenticator.require_scope(principal, scope)
+    owner = None
+    if not principal.names(session_id):
+        owner = (await request.app[GATEWAY].history.status(session_id)).owner
+    authenticator.require_session(principal, session_id, owner)
+    return principal

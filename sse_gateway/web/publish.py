@@ -1,0 +1,21 @@
+"""`POST {base}/publish/{session_id}`: publishing for backends without Redis."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from sse_gateway.auth import PUBLISH
+from sse_gateway.web.identity import require, session_of
+from sse_gateway.web.keys import GATEWAY
+from sse_gateway.web.permissions import idempotency_key, json_body
+from sse_gateway.web.replies import success
+
+
+async def publish(request: web.Request) -> web.Response:
+    """Publish one event durably; the answer holds its id, or what became of a permission request."""
+    session_id = session_of(request)
+    await require(request, session_id, PUBLISH)
+    result = await request.app[GATEWAY].history.publish(
+        session_id, await json_body(request), idempotency_key=idempotency_key(request)
+    )
+    return success(result if isinstance(result, dict) else {"id": result})

@@ -1,0 +1,127 @@
+"""Run the gateway as a process: sockets, signals, descriptor limit, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+from collections.abc import Callable
+
+import uvloop
+from aiohttp import web
+
+from sse_gateway import __version__
+from sse_gateway.auth import Authenticator
+from sse_gateway.config import Settings, derive_max_streams
+from sse_gateway.gateway import Gateway
+from sse_gateway.metrics import Metrics
+from sse_gateway.web.app import make_admin_app, make_app
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 4096
+"""aiohttp's default of 128 costs a second at the first thousand reconnects."""
+KEEPALIVE_SECONDS = 75.0
+CLOSE_SECONDS = 5.0
+"""How long answers still under way may take after the streams have been closed."""
+
+
+def main(settings: Settings, *, ready: Callable[[str], None] | None = None) -> None:
+    """Run until SIGTERM or SIGINT, on uvloop."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(settings, ready=ready))
+
+
+async def run(settings: Settings, *, ready: Callable[[str], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; `ready` is called with the base URL once the socket listens.
+
+    The order of the end: `/readyz` says no, the listening socket is closed so that proxies take the next
+    gateway, streams are closed spread over DRAIN_SECONDS, requests under way are served to their end.
+    """
+    max_streams = settings.max_streams or derive_max_streams(_raise_descriptor_limit())
+    metrics = Metrics()
+    gateway = Gateway(settings, metrics=metrics)
+    authenticator = Authenticator(settings)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, stopping, number)
+    app = make_app(settings, gateway, authenticator, max_streams=max_streams)
+    runner = _runner(app)
+    admin = (
+        _runner(make_admin_app(settings, gateway, authenticator)) if settings.admin_port is not None else None
+    )
+    try:
+        site = await _listen(runner, settings.host, settings.port, reuse_port=settings.reuse_port)
+        if admin is not None:
+            assert settings.admin_port is not None
+            await _listen(admin, settings.host, settings.admin_port, reuse_port=settings.reuse_port)
+        address = _address(runner)
+        logger.info(
+            "listening",
+            extra={
+                "fields": {
+                    "address": address,
+                    "version": __version__,
+                    "gateway_id": gateway.gateway_id,
+                    "max_streams": max_streams,
+                }
+            },
+        )
+        if ready is not None:
+            ready(address)
+        await stopping.wait()
+        gateway.draining = True
+        await site.stop()
+        await gateway.hub.drain(settings.drain_seconds)
+    finally:
+        await runner.cleanup()
+        if admin is not None:
+            await admin.cleanup()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+    logger.info("stopped")
+
+
+def _runner(app: web.Application) -> web.AppRunner:
+    return web.AppRunner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        handler_cancellation=False,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        shutdown_timeout=CLOSE_SECONDS,
+    )
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int, *, reuse_port: bool) -> web.TCPSite:
+    if runner.server is None:
+        await runner.setup()
+    site = web.TCPSite(runner, host, port, backlog=BACKLOG, reuse_port=reuse_port or None)
+    await site.start()
+    return site
+
+
+def _address(runner: web.AppRunner) -> str:
+    host, port = runner.addresses[0][:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _stop(stopping: asyncio.Event, number: signal.Signals) -> None:
+    if stopping.is_set():
+        # Asked a second time: do not wait for anybody.
+        raise SystemExit(128 + number)
+    logger.info("stopping", extra={"fields": {"signal": number.name}})
+    stopping.set()
+
+
+def _raise_descriptor_limit() -> int:
+    """Raise the soft limit of descriptors to the hard one, and return it; every stream needs one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return -1 if soft == resource.RLIM_INFINITY else soft

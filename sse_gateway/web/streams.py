@@ -1,0 +1,186 @@
+"""`GET {base}/events/{session_id}`: the stream.
+
+Order: token, claims, scope, limits → channel subscribed and acknowledged → one script reads owner,
+position, entries, open requests and state → status line. A native `EventSource` gives up for ever on
+any status but 200, so what a retry can cure is answered 200, `retry:`, `closing`, and a proper end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import sys
+import time
+
+from aiohttp import HttpVersion11, web
+from aiohttp_sse import EventSourceResponse
+
+from sse_gateway.auth import READ, RESPOND, Principal
+from sse_gateway.core import notices
+from sse_gateway.core.errors import GatewayError, Unavailable
+from sse_gateway.core.wire import encode_retry
+from sse_gateway.delivery.feed import Join
+from sse_gateway.delivery.stream import Stream
+from sse_gateway.store.history import Reading
+from sse_gateway.web.cors import mark
+from sse_gateway.web.identity import session_of, token_of
+from sse_gateway.web.keys import AUTHENTICATOR, GATEWAY, LIMITS, SETTINGS
+from sse_gateway.web.replies import METRICS
+
+HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache, no-store, no-transform",
+    "X-Accel-Buffering": "no",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Connection": "close",
+}
+REPLAY_MODES = ("snapshot", "all", "none")
+USER_TIMEOUT_SECONDS = 60
+NOTSENT_LOWAT_BYTES = 64 * 1024
+_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
+_NEVER = 10**8
+"""Seconds: aiohttp-sse's own ping must never fire, it would be a second writer."""
+
+
+async def events(request: web.Request) -> web.StreamResponse:
+    """Hold one stream from its request to its end."""
+    metrics = request.app[METRICS]
+    try:
+        return await _events(request)
+    except Unavailable:
+        reason = "unavailable"
+    except _Refused as refused:
+        reason = refused.reason
+    except GatewayError as error:
+        metrics.streams_rejected.labels(error.code).inc()
+        raise
+    metrics.streams_rejected.labels(reason).inc()
+    response = await _begin(request)
+    await response.write(notices.closing(reason).body)
+    response.stop_streaming()
+    return response
+
+
+class _Refused(Exception):
+    """A stream that may be had elsewhere or in a moment."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+async def _events(request: web.Request) -> web.StreamResponse:
+    app = request.app
+    gateway, authenticator, limits = app[GATEWAY], app[AUTHENTICATOR], app[LIMITS]
+    session_id = session_of(request)
+    mode = request.query.get("replay", "snapshot")
+    if mode not in REPLAY_MODES:
+        raise GatewayError("bad_parameter", f"'replay' must be one of {', '.join(REPLAY_MODES)}.")
+    client_id = _client_id(request)
+    principal = await authenticator.verify(token_of(request, in_query=True))
+    authenticator.require_scope(principal, READ)
+    if not principal.names(session_id):
+        authenticator.require_session(principal, session_id, (await gateway.history.status(session_id)).owner)
+    limits.check(session_id, principal.user, client_id)
+    if gateway.draining:
+        raise _Refused("shutdown")
+    if limits.full:
+        raise _Refused("overloaded")
+    cursor = _cursor(request)
+    async with gateway.handover.gate(session_id) as join:
+        reading = await gateway.handover.read(join, cursor, mode=mode)
+        if reading.ended and reading.verdict == "ok" and not reading.entries:
+            return web.Response(status=204, headers={"Cache-Control": "no-store"})
+        response = await _begin(request)
+        return await _hold(request, response, principal, client_id, join, reading, cursor)
+
+
+async def _hold(
+    request: web.Request,
+    response: EventSourceResponse,
+    principal: Principal,
+    client_id: str | None,
+    join: Join,
+    reading: Reading,
+    cursor: str | None,
+) -> web.StreamResponse:
+    gateway, limits, settings = request.app[GATEWAY], request.app[LIMITS], request.app[SETTINGS]
+    over = asyncio.Event()
+
+    def ended(stream: Stream) -> None:
+        limits.ended(stream)
+        gateway.ended(stream)
+
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError
+    now = time.time()
+    age = settings.max_stream_age_seconds
+    stream = Stream(
+        transport,
+        chunked=request.version >= HttpVersion11,
+        finish=over.set,
+        on_ended=ended,
+        session_id=join.feed.session_id,
+        user=principal.user,
+        viewer=principal.may(RESPOND),
+        client_id=client_id,
+        expires_at=principal.deadline(now),
+        max_age_at=now + age * random.uniform(0.8, 1.0) if age else float("inf"),
+        queue_events=settings.stream_queue_events,
+        queue_bytes=settings.stream_queue_bytes,
+    )
+    join.stream = stream
+    limits.opened(stream)
+    gateway.opened(stream, reading)
+    try:
+        await gateway.handover.bring_live(join, stream, reading, cursor=cursor)
+        if reading.ended:
+            stream.close("session_ended")
+        await over.wait()
+    finally:
+        stream.end("client_gone")
+        response.stop_streaming()
+    return response
+
+
+async def _begin(request: web.Request) -> EventSourceResponse:
+    """Send the head and a first `retry:` line, so that `onopen` fires at once everywhere."""
+    response = EventSourceResponse(ping_interval=_NEVER, send_timeout=USER_TIMEOUT_SECONDS)
+    response.headers.update(HEADERS)
+    mark(request, response)
+    response.force_close()
+    await response.prepare(request)
+    _limit_kernel_buffer(request)
+    await response.write(encode_retry(notices.first_retry_ms()))
+    return response
+
+
+def _limit_kernel_buffer(request: web.Request) -> None:
+    """Keep unsent bytes in our own buffer, where they are counted, and not in megabytes of the kernel's."""
+    sock = request.get_extra_info("socket")
+    if _NOTSENT_LOWAT is not None and sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES)
+
+
+def _cursor(request: web.Request) -> str | None:
+    """Return where the client wants to go on from, whatever it looks like: a bad one ends in a reset."""
+    for given in (
+        request.headers.get("Last-Event-ID"),
+        request.query.get("last_event_id"),
+        request.query.get("lastEventId"),
+    ):
+        if given:
+            return given[:200]
+    return None
+
+
+def _client_id(request: web.Request) -> str | None:
+    client_id = request.query.get("client_id")
+    if client_id is not None and not (0 < len(client_id) <= 128 and client_id.isprintable()):
+        raise GatewayError("bad_parameter", "'client_id' must have 1 to 128 printable characters.")
+    return client_id
