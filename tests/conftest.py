@@ -7,17 +7,34 @@ of them usable without pytest, stand beside it.
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from redis.asyncio import Redis
 
 from tests.support import started
 from tests.support.alone import turn
+from tests.support.browser import binary as chromium_binary
+from tests.support.browser import chromium
+from tests.support.gateway import GatewayProcess, Wait
 from tests.support.modes import LONG, missing, scaled
+from tests.support.nginx import Nginx
+from tests.support.nginx import binary as nginx_binary
 from tests.support.proxy import Proxy
 from tests.support.servers import KINDS, Kind, RedisProcess, binary
 from tests.support.topologies import Cluster, ReplicaPair, Sentinels
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, Page
+
+
+class HasUrl(Protocol):
+    """A server, or several, or a proxy before one."""
+
+    @property
+    def url(self) -> str:
+        """What a gateway is given."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -143,6 +160,66 @@ def proxied() -> Iterator[Callable[[RedisProcess], Proxy]]:
     yield make
     for proxy in proxies:
         proxy.close()
+
+
+@pytest.fixture
+async def gateways() -> AsyncIterator[Callable[..., Awaitable[GatewayProcess]]]:
+    """Makes gateways: `await gateways(server, heartbeat_seconds=1)`; any server, pair, Cluster, proxy, URL.
+
+    `wait="live"` or `"none"` for a gateway that cannot become ready.
+    """
+    made: list[GatewayProcess] = []
+
+    async def make(redis: HasUrl | str | None, *, wait: Wait = "ready", **settings: Any) -> GatewayProcess:
+        url = redis if redis is None or isinstance(redis, str) else redis.url
+        made.append(GatewayProcess(url, **settings))
+        return await made[-1].start(wait=wait)
+
+    yield make
+    for gateway in made:
+        gateway.close()
+
+
+@pytest.fixture
+async def gateway(server: RedisProcess, gateways: Callable[..., Awaitable[GatewayProcess]]) -> GatewayProcess:
+    """One gateway on `server`, with a heartbeat each second."""
+    return await gateways(server, heartbeat_seconds=1)
+
+
+@pytest.fixture
+def nginx() -> Iterator[Callable[[Nginx], Nginx]]:
+    """Start nginx: `nginx(Nginx.proxying([gateway.port]))`."""
+    if nginx_binary() is None:
+        missing("nginx")
+    made: list[Nginx] = []
+
+    def make(server: Nginx) -> Nginx:
+        made.append(server)
+        return server.start()
+
+    yield make
+    for server in made:
+        server.close()
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    """A headless Chromium."""
+    if chromium_binary() is None:
+        missing("chromium")
+    async with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+async def page(browser: Browser) -> AsyncIterator[Page]:
+    """A page of it; an error that no script caught fails the test."""
+    page = await browser.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    yield page
+    await page.close()
+    assert not faults, faults
 
 
 @pytest.fixture

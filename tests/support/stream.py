@@ -126,7 +126,7 @@ class SSEStream(asyncio.Protocol):
         return [event.json for event in self._named.get(name, [])]
 
     async def wait(self, condition: Callable[[], Any], what: str, *, seconds: float = 10.0) -> Any:
-        """Wait until the condition is true, looking whenever something came; raise if the stream ends first."""
+        """Wait until the condition is true, looking whenever something came; raise if the stream ends."""
         try:
             async with asyncio.timeout(seconds):
                 while True:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import time
@@ -120,10 +121,16 @@ class KeySetEndpoint:
     body: bytes | None = None
     headers: dict[str, str] = field(default_factory=dict)
     requests: int = 0
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    """Clear it to let requests wait."""
+
+    def __post_init__(self) -> None:
+        self.gate.set()
 
     async def answer(self, request: web.Request) -> web.Response:
         del request
         self.requests += 1
+        await self.gate.wait()
         body = self.body if self.body is not None else json.dumps({"keys": self.keys}).encode()
         return web.Response(
             status=self.status, body=body, headers=self.headers, content_type="application/json"
