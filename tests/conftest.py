@@ -164,9 +164,9 @@ def proxied() -> Iterator[Callable[[RedisProcess], Proxy]]:
 
 @pytest.fixture
 async def gateways() -> AsyncIterator[Callable[..., Awaitable[GatewayProcess]]]:
-    """Makes gateways: `await gateways(server, heartbeat_seconds=1)`; any server, pair, Cluster, proxy, URL.
+    """Start gateways on a server, a pair, a Cluster, a proxy or a URL, with settings in lower case.
 
-    `wait="live"` or `"none"` for a gateway that cannot become ready.
+    `await gateways(server, heartbeat_seconds=1)`; `wait="live"` for one that cannot become ready.
     """
     made: list[GatewayProcess] = []
 

@@ -48,8 +48,8 @@ class Nginx:
     ) -> Self:
         """Make a proxy before gateways on these ports, with further directives for its location and server.
 
-        HTTP/1.0 to the upstream is nginx's default before 1.29. Nothing else is set, so what this shows is how
-        a proxy that nobody configured for event streams treats them.
+        HTTP/1.0 to the upstream is nginx's default before 1.29. Nothing else is set: this shows what a proxy
+        that nobody configured for event streams does to them.
         """
         servers = "\n".join(f"server 127.0.0.1:{port};" for port in upstreams)
         version = 'proxy_http_version 1.1; proxy_set_header Connection "";' if http == "1.1" else ""
