@@ -15,7 +15,7 @@ from functools import cached_property
 from importlib import resources
 from typing import Any, Literal
 
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from sse_gateway.core.errors import GatewayError
 from sse_gateway.core.keys import Keys
@@ -80,6 +80,9 @@ class Library:
         self.keys = Keys(namespace)
         self.limits = limits or Limits()
         self.version = VERSION
+        self._eval_digests: dict[str, str] = {}
+        self.by_eval = False
+        """The user may not load functions, so `call` sends the same text as scripts."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -102,6 +105,42 @@ class Library:
         flags = "" if name in _REFUSED_WITHOUT_MEMORY else " flags=allow-oom"
         return f'#!lua{flags}\n{self._body}\nreturn run("{name}", KEYS, ARGV)\n'
 
+    def command(self, function: str, session_id: str, *args: Any) -> tuple[Any, ...]:
+        """Return the command, ready to send, that calls `sse_<function>` for a session."""
+        name = function.removeprefix("sse_")
+        key = self.keys.session_key(session_id)
+        if self.by_eval:
+            return ("EVALSHA", self._eval_digest(name), 1, key, *args)
+        return ("FCALL", self.keys.function(f"sse_{name}"), 1, key, *args)
+
+    async def call(self, client: Any, function: str, session_id: str, *args: Any) -> Any:
+        """Call `sse_<function>`, loading the library where it is missing; raises redis-py's errors.
+
+        A user whose ACL does not permit loading gets the same code by EVAL.
+        """
+        try:
+            return await client.execute_command(*self.command(function, session_id, *args))
+        except NoScriptError:
+            pass
+        except ResponseError as error:
+            if "Function not found" not in str(error):
+                raise
+            try:
+                await self.load(client)
+            except NoPermissionError:
+                self.by_eval = True
+            else:
+                return await client.execute_command(*self.command(function, session_id, *args))
+        text = self.eval_text(function)
+        return await client.execute_command("EVAL", text, 1, self.keys.session_key(session_id), *args)
+
+    def _eval_digest(self, name: str) -> str:
+        digest = self._eval_digests.get(name)
+        if digest is None:
+            digest = hashlib.sha1(self.eval_text(name).encode(), usedforsecurity=False).hexdigest()
+            self._eval_digests[name] = digest
+        return digest
+
     async def load(self, client: Any, *, force: bool = False) -> Loaded:
         """Put the library on the server of `client` (an asyncio Redis) unless it has one that will do.
 
@@ -115,7 +154,9 @@ class Library:
                 if not force:
                     return Loaded("kept", *found, found)
             elif found[0] > self.version:
-                logger.info("function library %s: version %d on the server is newer", self.keys.library, found[0])
+                logger.info(
+                    "function library %s: version %d on the server is newer", self.keys.library, found[0]
+                )
                 return Loaded("kept", *found, found)
             elif not force:
                 logger.warning(

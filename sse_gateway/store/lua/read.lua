@@ -7,7 +7,7 @@
 -- Returns  {owner, ended "1" or "", epoch, top, verdict, oldest, {seq, event, request_id or "", ...}, more 0 or 1,
 --           {request_id, envelope without id, expires_ms, ...}, {envelope without id, ...}, now_ms}
 --          verdict: none (no cursor) | ok | trimmed | epoch | rolled_back | ahead | malformed
---          oldest: the first seq that is kept where the verdict is neither none nor ok, else 0
+--          oldest: where the verdict is neither none nor ok, the first seq that is kept (top + 1 if none is), else 0
 
 local READ_AT_ONCE = 64
 
@@ -36,7 +36,7 @@ end
 
 local function oldest(s)
   local first = redis.call("XRANGE", s.history, "-", "+", "COUNT", 1)[1]
-  return first and tonumber(string.match(first[1], "^%d+")) or 0
+  return first and tonumber(string.match(first[1], "^%d+")) or s.seq + 1
 end
 
 -- Judge a cursor; where it can be honoured, also return the entries behind it.

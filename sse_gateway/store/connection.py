@@ -1,0 +1,357 @@
+"""The way to Redis: one server, a primary found by Sentinel, or a Cluster, all used alike.
+
+Every call has an explicit limit, and every failure is a GatewayError: the script's own refusal, or
+Unavailable. What certainly did nothing is tried again; what may have happened is repeated only where
+that changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AskError, NoPermissionError
+
+from sse_gateway.core.errors import GatewayError, Unavailable
+from sse_gateway.core.keys import Keys
+from sse_gateway.store.cluster import Address, ClusterNodes, Command
+from sse_gateway.store.failures import TROUBLE, Outcome, as_gateway_error, judge
+from sse_gateway.store.library import Library
+from sse_gateway.store.urls import Target, parse_url
+
+logger = logging.getLogger(__name__)
+
+CALL_SECONDS = 3.0
+"""Limit of one call, repetitions included."""
+CONNECT_SECONDS = 2.0
+CONNECTIONS = 32
+"""Calls in flight at a time; the others wait for their turn within their limit."""
+BATCH = 100
+WAIT_MS = 1000
+_PAUSE_SECONDS = (0.02, 0.4)
+_SAFE_TO_REPEAT = frozenset({"read", "status", "pending", "request", "decision", "claim", "beat", "version"})
+"""Functions that leave the same behind when called twice."""
+
+Call = tuple[str, str, Sequence[Any]]
+"""A function's name, a session id, and the arguments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where and how to open a connection of one's own."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    """A unix socket instead of host and port."""
+    ssl: ssl.SSLContext | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+
+class Store:
+    """Call the function library, wherever the session's data is.
+
+    `password` (and `username`) take the place of the URL's, so that no secret need stand in a URL;
+    `wait_replicas` is how many replicas must confirm a call made by `fcall_durably`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        keys: Keys,
+        library: Library,
+        ca_file: str | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        wait_replicas: int = 0,
+    ) -> None:
+        self.keys = keys
+        self.library = library
+        self.target: Target = parse_url(url)
+        self._wait_replicas = wait_replicas
+        self._username = username if username is not None else self.target.username
+        self._password = password if password is not None else self.target.password
+        self._ca_file = ca_file
+        self._ssl = ssl.create_default_context(cafile=ca_file) if self.target.tls else None
+        self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._sentinel: Any = None
+        self._nodes: ClusterNodes | None = None
+        self.client: Any = self._make_client()
+        """A Redis or RedisCluster for plain commands, which raise redis-py's own errors."""
+
+    @property
+    def is_cluster(self) -> bool:
+        return self.target.kind == "cluster"
+
+    def _options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "username": self._username,
+            "password": self._password,
+            "protocol": 2,
+            "max_connections": 2 * CONNECTIONS,
+            "socket_timeout": CALL_SECONDS,
+            "socket_connect_timeout": CONNECT_SECONDS,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        if self.target.tls:
+            options |= {"ssl": True, "ssl_ca_certs": self._ca_file}
+        return options
+
+    def _make_client(self) -> Any:
+        target, options = self.target, self._options()
+        if target.kind == "cluster":
+            self._nodes = ClusterNodes(target.hosts, self._make_node_client)
+            return RedisCluster(startup_nodes=[ClusterNode(*host) for host in target.hosts], **options)
+        if target.kind == "sentinel":
+            sentinel: Any = Sentinel
+            self._sentinel = sentinel(
+                target.hosts,
+                sentinel_kwargs=options
+                | {"username": target.sentinel_username, "password": target.sentinel_password},
+            )
+            return self._sentinel.master_for(target.service, db=target.db, **options)
+        if target.kind == "unix":
+            return Redis(unix_socket_path=target.path, db=target.db, **options)
+        host, port = target.hosts[0]
+        return Redis(host=host, port=port, db=target.db, **options)
+
+    def _make_node_client(self, address: Address) -> Redis:
+        return Redis(host=address[0], port=address[1], **self._options())
+
+    async def fcall(self, name: str, session_id: str, *args: Any) -> Any:
+        """Call `sse_<name>` for a session; replies are bytes, int and lists.
+
+        Raises GatewayError as the script refused, or Unavailable within CALL_SECONDS.
+        """
+        return (await self._call(name, session_id, args, extra=()))[0]
+
+    async def fcall_durably(self, name: str, session_id: str, *args: Any) -> Any:
+        """Call as `fcall` does, and return once `wait_replicas` replicas have it too.
+
+        Raises Unavailable when they do not confirm in a second. The call has happened then: whoever
+        repeats it is told so by the script, and waits again.
+        """
+        if not self._wait_replicas:
+            return await self.fcall(name, session_id, *args)
+        reply, confirmed = await self._call(
+            name, session_id, args, extra=(("WAIT", self._wait_replicas, WAIT_MS),)
+        )
+        if isinstance(confirmed, Exception):
+            raise as_gateway_error(confirmed)
+        if confirmed < self._wait_replicas:
+            logger.warning("only %d of %d replicas confirmed a write", confirmed, self._wait_replicas)
+            raise Unavailable("Too few Redis replicas confirmed the write in time; try again.")
+        return reply
+
+    async def fcall_many(self, calls: Sequence[Call]) -> list[Any]:
+        """Make several calls in one round trip for each batch and node; failures are among the results."""
+        results: list[Any] = []
+        for start in range(0, len(calls), BATCH):
+            results += await self._call_batch(calls[start : start + BATCH])
+        return results
+
+    async def _call_batch(self, calls: Sequence[Call]) -> list[Any]:
+        commands = [
+            (self.keys.session_key(session_id), self.library.command(name, session_id, *args))
+            for name, session_id, args in calls
+        ]
+        results = await self.send_many(commands)
+        if all(isinstance(result, Exception) and judge(result) is Outcome.UNKNOWN for result in results):
+            if not all(name.removeprefix("sse_") in _SAFE_TO_REPEAT for name, _, _ in calls):
+                return [as_gateway_error(result) for result in results]
+            results = await self.send_many(commands)
+        return await asyncio.gather(
+            *(self._finish(call, result) for call, result in zip(calls, results, strict=True))
+        )
+
+    async def _finish(self, call: Call, result: Any) -> Any:
+        """Return the result of one call of a batch, made again by itself where that can help."""
+        if not isinstance(result, Exception):
+            return result
+        if judge(result) in (Outcome.REFUSED, Outcome.UNKNOWN):
+            return as_gateway_error(result)
+        name, session_id, args = call
+        try:
+            return await self.fcall(name, session_id, *args)
+        except GatewayError as error:
+            return error
+
+    async def send_many(self, commands: Sequence[tuple[str, Command]]) -> list[Any]:
+        """Send (key, command) pairs, pipelined by node; errors are among the results, none is raised."""
+        nodes = self._nodes
+        if nodes is None:
+            return await self._limited(
+                self._send_once("", [command for _, command in commands]), len(commands)
+            )
+        results: list[Any] = [None] * len(commands)
+        by_node: dict[Address, list[int]] = {}
+        for at, (key, _) in enumerate(commands):
+            try:
+                by_node.setdefault(await nodes.address_of(key), []).append(at)
+            except TROUBLE as error:
+                return [error] * len(commands)
+
+        async def send(address: Address, places: list[int]) -> None:
+            replies = await self._limited(
+                nodes.send_to(address, [commands[at][1] for at in places]), len(places)
+            )
+            for at, reply in zip(places, replies, strict=True):
+                key, command = commands[at]
+                redirected = isinstance(reply, AskError)
+                results[at] = (await self._limited(nodes.send(key, [command]), 1))[0] if redirected else reply
+
+        await asyncio.gather(*(send(address, places) for address, places in by_node.items()))
+        return results
+
+    async def _limited(self, sending: Awaitable[list[Any]], count: int) -> list[Any]:
+        """Await `count` replies within the limit; a failure of the connection is every reply."""
+        try:
+            async with asyncio.timeout(CALL_SECONDS), self._slots:
+                return await sending
+        except (*TROUBLE, TimeoutError) as error:
+            return [error] * count
+
+    async def _send_once(self, key: str, commands: Sequence[Command]) -> list[Any]:
+        if self._nodes is not None:
+            return await self._nodes.send(key, commands)
+        if len(commands) == 1:
+            return [await self.client.execute_command(*commands[0])]
+        pipeline = self.client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        results: list[Any] = await pipeline.execute(raise_on_error=False)
+        return results
+
+    async def _call(self, name: str, session_id: str, args: Sequence[Any], extra: Sequence[Command]) -> Any:
+        """Return the replies to the call and to the commands that go with it on the same connection."""
+        key = self.keys.session_key(session_id)
+        failure: Exception = Unavailable()
+        repeats = 1 if name.removeprefix("sse_") in _SAFE_TO_REPEAT else 0
+        pause, longest = _PAUSE_SECONDS
+        try:
+            async with asyncio.timeout(CALL_SECONDS), self._slots:
+                while True:
+                    command = self.library.command(name, session_id, *args)
+                    try:
+                        replies = await self._send_once(key, (command, *extra))
+                    except TROUBLE as error:
+                        replies = [error]
+                    if not isinstance(replies[0], Exception):
+                        return replies
+                    failure = replies[0]
+                    outcome = judge(failure)
+                    if outcome is Outcome.REFUSED or (outcome is Outcome.UNKNOWN and repeats == 0):
+                        break
+                    if outcome is Outcome.UNKNOWN:
+                        repeats -= 1
+                    elif outcome is Outcome.NO_SCRIPT:
+                        await self._send_once(key, [("SCRIPT", "LOAD", self.library.eval_text(name))])
+                    elif outcome is Outcome.NO_FUNCTION:
+                        await self._provide_library(key)
+                    else:
+                        await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                        pause = min(2 * pause, longest)
+        except (*TROUBLE, TimeoutError) as error:
+            failure = failure if isinstance(error, TimeoutError) else error
+        raise as_gateway_error(failure) from None
+
+    async def _provide_library(self, key: str) -> None:
+        client = self.client
+        if self._nodes is not None:
+            client = self._nodes.client_at(await self._nodes.address_of(key))
+        try:
+            await self.library.load(client)
+        except NoPermissionError:
+            logger.warning("Redis does not permit loading functions; sending scripts instead")
+            self.library.by_eval = True
+
+    async def ensure_library(self, *, force: bool = False) -> None:
+        """Load the library on every primary that lacks it; raises Unavailable or `library_conflict`."""
+        try:
+            async with asyncio.timeout(2 * CALL_SECONDS):
+                for client in await self.primaries():
+                    try:
+                        await self.library.load(client, force=force)
+                    except NoPermissionError:
+                        if force:
+                            raise
+                        logger.warning("Redis does not permit loading functions; sending scripts instead")
+                        self.library.by_eval = True
+        except (*TROUBLE, TimeoutError) as error:
+            raise as_gateway_error(error) from None
+
+    async def primaries(self) -> list[Any]:
+        """Return a client for each primary: one, except in a Cluster."""
+        if self._nodes is None:
+            return [self.client]
+        try:
+            return list(await self._nodes.primaries())
+        except TROUBLE as error:
+            raise as_gateway_error(error) from None
+
+    async def refresh_layout(self) -> int:
+        """Look up the Cluster's layout again; return a number that changes when its primaries do."""
+        if self._nodes is None:
+            return 0
+        try:
+            await self._nodes.refresh()
+        except TROUBLE as error:
+            raise as_gateway_error(error) from None
+        return self._nodes.generation
+
+    async def push_endpoint(self) -> Endpoint:
+        """Return where to open the push connection now; raises Unavailable when nobody knows."""
+        target = self.target
+        if target.kind == "unix":
+            return Endpoint(path=target.path, username=self._username, password=self._password)
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                if self._sentinel is not None:
+                    host, port = await self._sentinel.discover_master(target.service)
+                elif self._nodes is not None:
+                    # Looked up anew: the node to avoid is the one that just went away.
+                    await self._nodes.refresh()
+                    host, port = random.choice(self._nodes.addresses())
+                else:
+                    host, port = target.hosts[0]
+        except (*TROUBLE, TimeoutError) as error:
+            raise as_gateway_error(error) from None
+        return Endpoint(host=host, port=port, ssl=self._ssl, username=self._username, password=self._password)
+
+    async def publish_channel(self, channel: str, payload: bytes | str) -> None:
+        """PUBLISH by way of any primary; raises Unavailable."""
+        client = random.choice(await self.primaries())
+        try:
+            async with asyncio.timeout(CALL_SECONDS), self._slots:
+                await client.execute_command("PUBLISH", channel, payload)
+        except (*TROUBLE, TimeoutError) as error:
+            raise as_gateway_error(error) from None
+
+    async def ping(self) -> None:
+        """Return when every primary has answered; raises Unavailable."""
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                for client in await self.primaries():
+                    await client.execute_command("PING")
+        except (*TROUBLE, TimeoutError) as error:
+            raise as_gateway_error(error) from None
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.client.aclose()
+        if self._nodes is not None:
+            await self._nodes.aclose()
+        if self._sentinel is not None:
+            for sentinel in self._sentinel.sentinels:
+                await sentinel.aclose()

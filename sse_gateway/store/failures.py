@@ -1,0 +1,93 @@
+"""What a Redis error means: refused, worth another try, or of unknown outcome.
+
+The scripts refuse with `SSE_<CODE> sentence`; those become GatewayErrors that callers see. Needs redis
+alone (5 or newer): the SDK uses it too. Nothing here repeats what redis-py says of a connection, which
+may hold a URL's password.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum, auto
+
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ConnectionError,  # noqa: A004
+    NoPermissionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,  # noqa: A004
+    TryAgainError,
+)
+
+from sse_gateway.core.errors import GatewayError, Unavailable
+
+CODES = {
+    "BAD_SESSION": "bad_session_id",
+    "INVALID_JSON": "malformed_json",
+    "NOT_AN_OBJECT": "invalid_event",
+    "NO_TYPE": "invalid_event",
+    "BAD_TYPE": "invalid_event",
+    "HAS_ID": "invalid_event",
+    "FOREIGN_SESSION": "invalid_event",
+    "RESERVED_TYPE": "invalid_event",
+    "TOO_LARGE": "payload_too_large",
+}
+"""Codes of the scripts that callers know under another name; the rest are lower-cased."""
+
+_REFUSAL = re.compile(r"SSE_([A-Z_]+) (.*)", re.DOTALL)
+_NOT_EXECUTED = ("TRYAGAIN", "LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "BUSY ", "NOREPLICAS")
+"""Answers by which a server says that it did nothing, and that this may pass."""
+
+
+class Outcome(Enum):
+    """What is known of a call that failed."""
+
+    REFUSED = auto()
+    """It was looked at and refused; the same call would be refused again."""
+    NOT_EXECUTED = auto()
+    """Nothing happened; the same call may succeed in a moment."""
+    NO_FUNCTION = auto()
+    """The server lacks the library."""
+    NO_SCRIPT = auto()
+    """The server has not seen this script yet."""
+    UNKNOWN = auto()
+    """The connection broke or no answer came: it may or may not have happened."""
+
+
+def judge(error: Exception) -> Outcome:
+    """Return what `error`, raised by redis-py, says about the call."""
+    text = str(error)
+    if isinstance(error, (BusyLoadingError, ReadOnlyError, TryAgainError)) or text.startswith(_NOT_EXECUTED):
+        return Outcome.NOT_EXECUTED
+    if isinstance(error, NoScriptError):
+        return Outcome.NO_SCRIPT
+    if isinstance(error, ResponseError):
+        return Outcome.NO_FUNCTION if "Function not found" in text else Outcome.REFUSED
+    if isinstance(error, (AuthenticationError, AuthorizationError)):
+        return Outcome.REFUSED
+    if isinstance(error, ConnectionError) and "previous master is now a slave" in text:
+        return Outcome.NOT_EXECUTED
+    return Outcome.UNKNOWN
+
+
+def as_gateway_error(error: Exception) -> GatewayError:
+    """Return the error to raise in place of `error`, whose own text is not repeated unless it is ours."""
+    refusal = _REFUSAL.match(str(error)) if isinstance(error, ResponseError) else None
+    if refusal is not None:
+        return GatewayError(CODES.get(refusal[1], refusal[1].lower()), refusal[2])
+    if isinstance(error, NoPermissionError):
+        return GatewayError(
+            "not_permitted", "Redis does not permit this to the user it was asked as; see config/redis.acl."
+        )
+    if isinstance(error, (AuthenticationError, AuthorizationError)):
+        return Unavailable("Redis refused the user name or password.")
+    return Unavailable()
+
+
+TROUBLE = (RedisError, OSError, TimeoutError, ConnectionError)
+"""Everything that a call to redis-py raises when Redis, or the way to it, is at fault."""
