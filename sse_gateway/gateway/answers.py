@@ -56,30 +56,29 @@ class Answers:
         result = await self._permissions.answer(
             session_id,
             request_id,
+            compose_decision(answer, request_id, request, option_kind=option_kind, decided_by=decided_by),
             approved=answer.approved,
             option_id=answer.option_id,
             input_digest=_input_digest(answer.updated_input),
-            decision=compose_decision(
-                answer, request_id, request, option_kind=option_kind, decided_by=decided_by
-            ),
             implicit=answer.request_id is None,
             min_display_ms=self._min_display_ms,
             idempotency_key=idempotency_key,
         )
-        if result.decision is None or result.verdict not in ("won", "replayed"):
-            raise _refusal(result.verdict, result.decision, result.pending)
+        decision = json.loads(result.decision) if result.decision is not None else None
+        if decision is None or result.verdict not in ("won", "replayed"):
+            raise _refusal(result.verdict, decision, result.pending)
         if result.verdict == "won":
-            self._record(session_id, result.decision)
-        return Settled(result.decision, replayed=result.verdict == "replayed")
+            self._record(session_id, decision)
+        return Settled(decision, replayed=result.verdict == "replayed")
 
     async def _find(self, session_id: str, answer: Answer) -> tuple[str, Mapping[str, Any]]:
         """Return the request meant and its text; "" and {} where the script has to say what is wrong."""
         if answer.request_id is not None:
             found = await self._permissions.request(session_id, answer.request_id)
-            return answer.request_id, found.request
+            return answer.request_id, json.loads(found.request)
         pending = (await self._permissions.pending(session_id)).pending
         if len(pending) == 1:
-            return pending[0].request_id, pending[0].request
+            return pending[0].request_id, json.loads(pending[0].request)
         return "", {}
 
     def _record(self, session_id: str, decision: Mapping[str, Any]) -> None:

@@ -191,7 +191,7 @@ class Handover:
                 return
             await feed.advance(left)
 
-    async def _read_on(self, join: Join, stream: Stream, cursor: str) -> Reading | None:
+    async def _read_on(self, join: Join, stream: Stream, cursor: str | None) -> Reading | None:
         """Read for an open stream, which outlives an outage; None when it has ended meanwhile."""
         while stream.ended_because is None:
             try:

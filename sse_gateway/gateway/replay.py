@@ -44,7 +44,7 @@ def make_replay(reading: Reading, requested: str | None, *, resumed: bool) -> Re
     parts: list[bytes] = []
     reset = reading.verdict not in ("ok", "none")
     if reset:
-        oldest = Cursor(reading.epoch, reading.oldest) if reading.oldest else None
+        oldest = Cursor(reading.epoch, reading.oldest) if 0 < reading.oldest <= reading.top else None
         frame = notices.stream_reset(reading.verdict, requested=requested, oldest=oldest, latest=latest)
         parts.append(frame.body)
     if reset or not resumed:

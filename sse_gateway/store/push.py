@@ -168,7 +168,7 @@ class Push:
             try:
                 subscriber = await self._connect()
             except (OSError, TimeoutError, GatewayError) as error:
-                logger.warning("push connection failed, retrying: %s", error or type(error).__name__)
+                logger.warning("push connection failed, retrying: %s", str(error) or type(error).__name__)
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))
                 delay = min(delay * 2, _BACKOFF_SECONDS[1])
                 continue

@@ -89,18 +89,21 @@ class Subscriber(asyncio.Protocol):
             self._transport.abort()
 
     def _send_batches(self, command: bytes, channels: list[bytes]) -> None:
-        assert self._transport is not None
         for start in range(0, len(channels), SUBSCRIBE_BATCH):
-            self._transport.write(hiredis.pack_command((command, *channels[start : start + SUBSCRIBE_BATCH])))
+            self._send(command, *channels[start : start + SUBSCRIBE_BATCH])
 
     async def _call(self, *command: str) -> None:
-        assert self._transport is not None
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._replies.append(reply)
-        self._transport.write(hiredis.pack_command(command))
+        self._send(*command)
         result = await reply
         if isinstance(result, hiredis.ReplyError):
             raise Unavailable(f"Redis refused {command[0]} on the push connection: {result}")
+
+    def _send(self, *command: bytes | str) -> None:
+        assert self._transport is not None
+        # hiredis' stub speaks of a tuple of one, its code takes any.
+        self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
