@@ -37,8 +37,9 @@ class HasUrl(Protocol):
         """What a gateway is given."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark who scales, and leave out what `make test` does not run."""
+    """Mark who scales, before `-m` looks, and leave out what `make test` does not run."""
     kept: list[pytest.Item] = []
     dropped: list[pytest.Item] = []
     for item in items:

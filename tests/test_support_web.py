@@ -14,7 +14,7 @@ from tests.support.gateway import environment
 from tests.support.nginx import Nginx
 from tests.support.ports import free_port
 from tests.support.stream import SSEStream, get
-from tests.support.wait import Hopeless
+from tests.support.wait import Hopeless, until
 
 PAGE = """<!doctype html><pre id=out></pre><script>
 const source = new EventSource("/events");
@@ -58,7 +58,7 @@ async def test_nginx_passes_a_stream_through(
     stream = await SSEStream.open(f"{proxy.origin}/events", last_event_id="7")
     assert await stream.ended() == "clean"
     assert stream.ids == ["0", "1", "2"]
-    assert '"GET /events HTTP/1.1" 200' in proxy.access_log()
+    await until(lambda: '"GET /events HTTP/1.1" 200' in proxy.access_log(), "nginx to write its log")
 
     async with await SSEStream.open(f"{proxy.origin}/events?stay") as staying:
         await staying.wait(lambda: len(staying.events) == 3, "the events before the end of the body")
