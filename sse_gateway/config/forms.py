@@ -12,7 +12,9 @@ import re
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
+CLUSTER_SCHEMES = ("redis+cluster", "rediss+cluster")
+REDIS_SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES, *CLUSTER_SCHEMES)
 SCOPES = ("sse:read", "sse:respond", "sse:publish")
 SECRET_ALGORITHMS = ("HS256", "HS384", "HS512")
 PUBLIC_ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "EdDSA")
@@ -150,7 +152,7 @@ def redis_scheme(url: str) -> str:
             raise ValueError("no socket path")
     elif not parts.netloc.rpartition("@")[2]:
         raise ValueError("no host")
-    if parts.scheme == "redis+sentinel" and not parts.path.strip("/").split("/")[0]:
+    if parts.scheme in SENTINEL_SCHEMES and not parts.path.strip("/").split("/")[0]:
         raise ValueError("no name of a primary")
     return parts.scheme
 
@@ -187,6 +189,6 @@ def _split(url: str) -> SplitResult:
     if any(character.isspace() or ord(character) < 32 for character in url):
         raise ValueError("white space in a URL")
     parts = urlsplit(url)
-    if parts.scheme not in ("redis+sentinel", "redis+cluster"):
+    if parts.scheme not in SENTINEL_SCHEMES + CLUSTER_SCHEMES:
         _ = parts.port  # raises ValueError for a port that is none
     return parts

@@ -14,6 +14,7 @@ from sse_gateway.config import forms
 if TYPE_CHECKING:
     from sse_gateway.config.settings import Settings
 
+EVENT_GROWTH_BYTES = 4096  # what an event may gain: its id, times, the members of a request
 KEY_NAMES = ("jwt_secret", "jwt_public_key_file", "jwt_jwks_url")
 
 
@@ -85,13 +86,13 @@ def _redis(settings: Settings) -> Iterator[Disagreement]:
             ("redis_password", "redis_url"), "a password in the URL and another beside it", "one of the two"
         )
     scheme = forms.redis_scheme(url)
-    if settings.redis_ca_file is not None and scheme in ("redis", "unix"):
+    if settings.redis_ca_file is not None and not scheme.startswith("rediss"):
         yield Disagreement(
             ("redis_ca_file", "redis_url"),
             f"certificates with {scheme}://",
             "rediss:// for a connection by TLS",
         )
-    if scheme == "redis+cluster" and settings.simple_notifier_compat:
+    if scheme in forms.CLUSTER_SCHEMES and settings.simple_notifier_compat:
         yield Disagreement(
             ("simple_notifier_compat", "redis_url"),
             "old backends together with a Cluster",
@@ -100,12 +101,12 @@ def _redis(settings: Settings) -> Iterator[Disagreement]:
 
 
 def _sizes(settings: Settings) -> Iterator[Disagreement]:
-    if settings.max_event_bytes > settings.history_bytes:
+    if settings.history_bytes < settings.max_event_bytes + EVENT_GROWTH_BYTES:
         yield Disagreement(
             ("max_event_bytes", "history_bytes"),
             f"events of {forms.size_text(settings.max_event_bytes)} in a history of "
             f"{forms.size_text(settings.history_bytes)}",
-            "HISTORY_BYTES to hold the largest event",
+            "HISTORY_BYTES to hold the largest event and 4KiB more",
         )
     if settings.admin_port and settings.admin_port == settings.port:
         yield Disagreement(

@@ -213,7 +213,7 @@ class Settings(BaseModel):
         1000, 1, 1_000_000, "Events kept of a session for streams that come back", unit="events"
     )
     history_bytes: Size = EVENTS.size(
-        4 * 1024**2, 4096, 1024**3, "Bytes kept of a session for streams that come back"
+        4 * 1024**2, 8192, 1024**3, "Bytes kept of a session for streams that come back"
     )
     history_seconds: Whole = EVENTS.whole(
         600, 1, 82_800, "Time a session's events are kept after the last one", unit="seconds"
