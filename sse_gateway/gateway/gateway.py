@@ -29,6 +29,7 @@ from sse_gateway.gateway.handover import Handover
 from sse_gateway.gateway.live import Live
 from sse_gateway.gateway.presence import Presence
 from sse_gateway.gateway.tasks import Tasks
+from sse_gateway.gateway.waits import Waits
 from sse_gateway.metrics import Metrics
 from sse_gateway.store.connection import Store
 from sse_gateway.store.history import History, Reading
@@ -59,8 +60,9 @@ class Gateway:
             settings.redis_url.get_secret_value(),
             keys=self.keys,
             library=Library(settings.namespace, limits),
-            ca_file=settings.redis_ca_file,
+            ca_file=str(settings.redis_ca_file) if settings.redis_ca_file else None,
             password=settings.redis_password.get_secret_value() if settings.redis_password else None,
+            wait_replicas=settings.redis_wait_replicas,
         )
         self.history = History(self.store)
         self.permissions = Permissions(self.store)
@@ -82,6 +84,7 @@ class Gateway:
             on_permission=self._note_permission,
             on_ended=self._check_ended,
             on_behind=self._pause,
+            on_other=self._receive_other,
             ready=self._ready_after_reset,
         )
         self.push = Push(
@@ -100,6 +103,7 @@ class Gateway:
             gateway_id=self.gateway_id,
             heartbeat_seconds=settings.heartbeat_seconds,
         )
+        self.waits = Waits(self.permissions, push=self.push, keys=self.keys)
         self.draining = False
         self._tasks = Tasks()
         self._library_loaded = False
@@ -197,6 +201,9 @@ class Gateway:
 
     def _pause(self, feed: Feed, streams: list[Stream], position: Cursor, transient: int) -> None:
         self.handover.resume_behind(feed, streams, position, transient)
+
+    def _receive_other(self, channel: bytes, payload: bytes) -> None:
+        self.waits.receive(channel, payload)
 
     def _ready_after_reset(self, session_id: str, position: Cursor) -> Frame:
         return self.handover.ready(session_id, position)

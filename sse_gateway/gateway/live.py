@@ -48,7 +48,8 @@ class Live:
     `on_request` is called with a plain permission request (it must be asked, not shown), `on_permission`
     with every event that is about a permission, `on_ended` when somebody says that a session has ended
     (which proves nothing: ask Redis), `on_behind` with streams that did not take an event, the
-    position they have reached, and how many transient events they missed. `ready` makes that frame.
+    position they have reached, and how many transient events they missed, `on_other` with
+    messages of channels that have no feed. `ready` makes that frame.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Live:
         on_permission: Callable[[str, bytes], None],
         on_ended: Callable[[str], None],
         on_behind: Callable[[Feed, list[Stream], Cursor, int], None],
+        on_other: Callable[[bytes, bytes], None],
         ready: Callable[[str, Cursor], Frame],
     ) -> None:
         self._history = history
@@ -72,6 +74,7 @@ class Live:
         self._on_permission = on_permission
         self._on_ended = on_ended
         self._on_behind = on_behind
+        self._on_other = on_other
         self._ready = ready
         self._feeds: dict[bytes, Feed] = {}
         self._catching_up: dict[Feed, asyncio.Task[None]] = {}
@@ -130,8 +133,8 @@ class Live:
         """Take one message from the push connection."""
         feed = self._feeds.get(channel)
         if feed is None:
-            return
-        if feed.parked is not None:
+            self._on_other(channel, payload)
+        elif feed.parked is not None:
             feed.parked.append(payload)
             if len(feed.parked) > PARKED_MESSAGES:
                 feed.parked.popleft()

@@ -34,6 +34,10 @@ def make_app(
     base = settings.base_path
     app.router.add_get(f"{base}/events/{{session_id}}", streams.events, allow_head=False)
     app.router.add_post(f"{base}/permission-response/{{session_id}}", permissions.respond)
+    app.router.add_get(f"{base}/permissions/{{session_id}}", permissions.overview)
+    one = f"{base}/permissions/{{session_id}}/{{request_id}}"
+    app.router.add_get(one, permissions.decision)
+    app.router.add_post(f"{one}/claim", permissions.claim)
     app.router.add_get(f"{base}/health/{{session_id}}", health.health)
     app.router.add_post(f"{base}/publish/{{session_id}}", publish.publish)
     if settings.console:

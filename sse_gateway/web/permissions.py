@@ -1,27 +1,30 @@
-"""Answering permission requests, and listing, awaiting and claiming decisions."""
+"""Answering permission requests; and listing, awaiting and claiming decisions."""
 
 from __future__ import annotations
 
+import json
+
 from aiohttp import web
 
-from sse_gateway.auth import RESPOND
+from sse_gateway.auth import PUBLISH, READ, RESPOND
 from sse_gateway.core.errors import GatewayError
+from sse_gateway.core.events import iso_ms, loads_strict
 from sse_gateway.core.permissions import Answer
+from sse_gateway.web.bodies import idempotency_key, json_body
 from sse_gateway.web.identity import require, session_of
 from sse_gateway.web.keys import GATEWAY
 from sse_gateway.web.replies import success
 
-MAX_IDEMPOTENCY_KEY = 128
+MAX_WAIT_SECONDS = 60.0
 
 
 async def respond(request: web.Request) -> web.Response:
     """Take a human's answer; the body is `core.permissions.Answer`."""
     session_id = session_of(request)
     principal = await require(request, session_id, RESPOND)
-    body = await json_body(request)
     settled = await request.app[GATEWAY].answers.answer(
         session_id,
-        Answer.parse(body),
+        Answer.parse(await json_body(request)),
         decided_by=principal.user,
         idempotency_key=idempotency_key(request),
     )
@@ -37,19 +40,57 @@ async def respond(request: web.Request) -> web.Response:
     )
 
 
-async def json_body(request: web.Request) -> bytes:
-    """Return the body of a POST that says it is JSON, else raise `unsupported_media_type`."""
-    if request.content_type != "application/json":
-        raise GatewayError("unsupported_media_type", "Send JSON with 'Content-Type: application/json'.")
-    return await request.read()
+async def overview(request: web.Request) -> web.Response:
+    """List the open requests in the order asked, and the recent decisions, the newest first."""
+    session_id = session_of(request)
+    await require(request, session_id, READ)
+    found = await request.app[GATEWAY].permissions.pending(session_id)
+    return success(
+        {
+            "session_id": session_id,
+            "pending": [json.loads(item.request) for item in found.pending],
+            "recent": [
+                {"request_id": item.request_id, "state": item.state, "decision": json.loads(item.decision)}
+                for item in found.recent
+            ],
+            "server_time": iso_ms(found.now_ms),
+        }
+    )
 
 
-def idempotency_key(request: web.Request) -> str | None:
-    """Return the `Idempotency-Key` header, checked."""
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not (0 < len(key) <= MAX_IDEMPOTENCY_KEY and key.isascii() and key.isprintable()):
-        raise GatewayError(
-            "bad_parameter",
-            f"'Idempotency-Key' must have 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters.",
+async def decision(request: web.Request) -> web.Response:
+    """Return one request's standing, waiting up to `?wait=` seconds for its decision."""
+    session_id = session_of(request)
+    await require(request, session_id, PUBLISH)
+    return success(
+        await request.app[GATEWAY].waits.decision(
+            session_id, request.match_info["request_id"], seconds=_wait_seconds(request)
         )
-    return key
+    )
+
+
+async def claim(request: web.Request) -> web.Response:
+    """Take a decision for one worker; the body is `{"worker_id": str}`."""
+    session_id = session_of(request)
+    await require(request, session_id, PUBLISH)
+    body = loads_strict(await json_body(request), unique_keys=True)
+    worker_id = body.get("worker_id") if isinstance(body, dict) else None
+    if not isinstance(worker_id, str) or not 0 < len(worker_id) <= 256:
+        raise GatewayError("bad_request", "'worker_id' must be a string of 1 to 256 characters.")
+    claimed = await request.app[GATEWAY].permissions.claim(
+        session_id, request.match_info["request_id"], worker_id
+    )
+    return success({"claimed": claimed})
+
+
+def _wait_seconds(request: web.Request) -> float:
+    text = request.query.get("wait", "0")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_WAIT_SECONDS:
+        raise GatewayError(
+            "bad_parameter", f"'wait' must be a number from 0 to {MAX_WAIT_SECONDS:g} seconds."
+        )
+    return seconds

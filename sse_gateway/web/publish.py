@@ -5,9 +5,9 @@ from __future__ import annotations
 from aiohttp import web
 
 from sse_gateway.auth import PUBLISH
+from sse_gateway.web.bodies import idempotency_key, json_body
 from sse_gateway.web.identity import require, session_of
 from sse_gateway.web.keys import GATEWAY
-from sse_gateway.web.permissions import idempotency_key, json_body
 from sse_gateway.web.replies import success
 
 
