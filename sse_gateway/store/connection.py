@@ -329,6 +329,13 @@ class Store:
             raise as_gateway_error(error) from None
         return Endpoint(host=host, port=port, ssl=self._ssl, username=self._username, password=self._password)
 
+    async def command(self, name: str, key: str, *args: Any) -> Any:
+        """Send one plain command about one key; raises Unavailable."""
+        (reply,) = await self.send_many([(key, (name, key, *args))])
+        if isinstance(reply, Exception):
+            raise as_gateway_error(reply)
+        return reply
+
     async def publish_channel(self, channel: str, payload: bytes | str) -> None:
         """PUBLISH by way of any primary; raises Unavailable."""
         client = random.choice(await self.primaries())

@@ -9,7 +9,7 @@ from aiohttp import web
 from sse_gateway.auth import Authenticator
 from sse_gateway.config import Settings
 from sse_gateway.gateway import Gateway
-from sse_gateway.web import console, cors, health, permissions, publish, streams
+from sse_gateway.web import console, cors, health, permissions, publish, streams, tickets
 from sse_gateway.web.keys import AUTHENTICATOR, GATEWAY, LIMITS, SETTINGS
 from sse_gateway.web.limits import Limits
 from sse_gateway.web.replies import METRICS, refusals
@@ -39,6 +39,7 @@ def make_app(
     app.router.add_get(one, permissions.decision)
     app.router.add_post(f"{one}/claim", permissions.claim)
     app.router.add_get(f"{base}/health/{{session_id}}", health.health)
+    app.router.add_post(f"{base}/ticket/{{session_id}}", tickets.issue)
     app.router.add_post(f"{base}/publish/{{session_id}}", publish.publish)
     if settings.console:
         console.add_console(app, base)

@@ -24,6 +24,7 @@ from sse_gateway.core.wire import encode_retry
 from sse_gateway.delivery.feed import Join
 from sse_gateway.delivery.stream import Stream
 from sse_gateway.store.history import Reading
+from sse_gateway.web import tickets
 from sse_gateway.web.cors import mark
 from sse_gateway.web.identity import session_of, token_of
 from sse_gateway.web.keys import AUTHENTICATOR, GATEWAY, LIMITS, SETTINGS
@@ -80,7 +81,11 @@ async def _events(request: web.Request) -> web.StreamResponse:
     if mode not in REPLAY_MODES:
         raise GatewayError("bad_parameter", f"'replay' must be one of {', '.join(REPLAY_MODES)}.")
     client_id = _client_id(request)
-    principal = await authenticator.verify(token_of(request, in_query=True))
+    ticket = _ticket(request)
+    if ticket is not None:
+        principal = await tickets.holder(gateway.store, ticket, session_id)
+    else:
+        principal = await authenticator.verify(token_of(request, in_query=True))
     authenticator.require_scope(principal, READ)
     if not principal.names(session_id):
         authenticator.require_session(principal, session_id, (await gateway.history.status(session_id)).owner)
@@ -94,6 +99,8 @@ async def _events(request: web.Request) -> web.StreamResponse:
         reading = await gateway.handover.read(join, cursor, mode=mode)
         if reading.ended and reading.verdict == "ok" and not reading.entries:
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
+        if ticket is not None:
+            await tickets.redeem(gateway.store, ticket, session_id)
         response = await _begin(request)
         return await _hold(request, response, principal, client_id, join, reading, cursor)
 
@@ -177,6 +184,13 @@ def _cursor(request: web.Request) -> str | None:
         if given:
             return given[:200]
     return None
+
+
+def _ticket(request: web.Request) -> str | None:
+    """Return the ticket, if that is what the request comes with: a token goes before it."""
+    if "Authorization" in request.headers or request.query.get("token"):
+        return None
+    return request.query.get("ticket") or None
 
 
 def _client_id(request: web.Request) -> str | None:
