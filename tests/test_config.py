@@ -95,7 +95,7 @@ def test_all_faults_are_reported_at_once_and_no_secret_with_them() -> None:
 
 
 def test_what_disagrees_is_reported_beside_what_is_wrong_by_itself() -> None:
-    found = faults(port="x", jwt_secret=SECRET, jwt_jwks_url="https://id.example/keys", history_bytes="4096")
+    found = faults(port="x", jwt_secret=SECRET, jwt_jwks_url="https://id.example/keys", history_bytes="8192")
     assert set(found) == {"PORT", "JWT_SECRET, JWT_JWKS_URL", "MAX_EVENT_BYTES, HISTORY_BYTES"}
 
 

@@ -199,6 +199,7 @@ def test_a_very_long_message_is_cut_with_its_length_told() -> None:
         ("filler\u3164\u2800", "filler\\u3164\\u2800"),
         ("⚠\ufe0f ok, a\ufe0f not", "⚠\ufe0f ok, a\\ufe0f not"),
         ("lone \ud800", "lone \\ud800"),
+        ("e\u0301 e" + 6 * "\u0336", "e\u0301 e" + 4 * "\u0336" + 2 * "\\u0336"),
     ],
 )
 def test_hidden_characters_are_written_out(text: str, shown: str) -> None:

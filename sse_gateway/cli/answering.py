@@ -16,9 +16,10 @@ import click
 
 from sse_gateway.cli.following import Gateway
 from sse_gateway.cli.prompt import Prompt, width
-from sse_gateway.cli.telling import request_box, request_options, show
+from sse_gateway.cli.telling import columns, request_box, request_options, show, wrap
 
 MIN_SHOWN_SECONDS = 0.7
+MAX_TOOL_COLUMNS = 30
 
 _YES = {"y", "yes", "approve", "ok"}
 _NO = {"n", "no", "deny"}
@@ -36,6 +37,11 @@ class Answering:
         self._shown: str | None = None
         self._shown_at = 0.0
         self._sending: asyncio.Task[None] | None = None
+
+    def is_next(self, name: str, envelope: dict[str, Any]) -> bool:
+        """Tell whether an event is a request that will be shown in full at once."""
+        asks = name == "message" and envelope.get("type") == "permission_request"
+        return self._prompt.interactive and asks and not self._open
 
     def take(self, name: str, envelope: dict[str, Any]) -> None:
         """Learn from an event what is open and what is settled."""
@@ -102,11 +108,16 @@ class Answering:
             self._prompt.print(line)
         if self._prompt.interactive:
             choices = f", 1-{len(options)}" if (options := request_options(request)) else ""
+            tool = _short(show(request.get("tool_name", "?")))
             self._shown_at = time.monotonic()
-            self._prompt.ask(click.style(f"Approve? y, n{choices} and a reason if you like ▸", fg="yellow"))
+            self._prompt.ask(click.style(f"{tool}: y, n{choices} and a reason if you like ▸", fg="yellow"))
 
     def _say(self, text: str, *, colour: str | None = None) -> None:
         self._prompt.print(click.style(text, fg=colour))
+
+
+def _short(text: str) -> str:
+    return text if columns(text) <= MAX_TOOL_COLUMNS else f"{wrap(text, MAX_TOOL_COLUMNS - 1)[0]}…"
 
 
 def read_answer(line: str, request: dict[str, Any]) -> dict[str, Any] | None:

@@ -107,7 +107,7 @@ def run(arguments: list[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         code = 130
     except click.ClickException as error:
-        error.show()
+        _show(error, colour)
         code = error.exit_code
     except BrokenPipeError:
         # The reader of a pipe has had enough (`| head`); the interpreter must not complain at its end.
@@ -116,19 +116,24 @@ def run(arguments: list[str] | None = None) -> NoReturn:
     except Exception as error:
         if "--debug" in words:
             raise
-        _unforeseen(error)
+        _show(_in_words(error), colour)
         code = 1
     sys.exit(code)
 
 
-def _unforeseen(error: Exception) -> None:
+def _show(error: click.ClickException, colour: bool | None) -> None:
+    # The command's own context is gone by now, and with it what was decided about colours.
+    with click.Context(group, color=colour):
+        error.show()
+
+
+def _in_words(error: Exception) -> click.ClickException:
     from sse_gateway.core.errors import GatewayError  # noqa: PLC0415
     from sse_gateway.logs import redact  # noqa: PLC0415
 
     if isinstance(error, GatewayError):
-        Refusal(redact(error.message)).show()
-        return
+        return Refusal(redact(error.message))
     said = redact(str(error)) or type(error).__name__
-    Refusal(
-        f"{said} ({type(error).__name__}).", hint="`sse-gateway --debug …` shows where it came from."
-    ).show()
+    return Refusal(
+        f"{said} ({type(error).__name__}).", hint="`sse-gateway --debug …` says where."
+    )

@@ -153,15 +153,10 @@ class View:
             whole = envelope if event.event == "message" else {"event": event.event, "data": envelope}
             click.echo(compact_ascii(whole))
             return
-        if (
-            event.event != "ready"
-            or envelope.get("replayed")
-            or self._heartbeats
-            or not envelope.get("complete", True)
-        ):
-            self._prompt.print(event_line(event, width=width()))
-        elif not self._heartbeats:
+        if event.event == "ready" and envelope.get("complete", True) and not envelope.get("replayed"):
             self._say(f"live at {envelope.get('cursor')}")
+        elif not self._answering.is_next(event.event, envelope):
+            self._prompt.print(event_line(event, width=width()))
         self._answering.take(event.event, envelope)
 
     def _say(self, text: str) -> None:

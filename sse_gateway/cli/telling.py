@@ -99,7 +99,9 @@ def _summary(kind: str, data: dict[str, Any], whole: Any) -> tuple[str | None, s
 def _named(data: dict[str, Any], *names: str) -> str:
     told = [show(data[name]) for name in names if data.get(name) not in (None, "")]
     rest = {name: value for name, value in data.items() if name not in (*names, "tool_call_id")}
-    return " ".join(told + ([show(rest)] if rest else []))
+    parameters = rest.pop("parameters", None)
+    told += [show(value) for value in (parameters, rest) if value]
+    return " ".join(told)
 
 
 def request_box(request: dict[str, Any], *, width: int, number: int = 1, count: int = 1) -> list[str]:

@@ -151,7 +151,7 @@ def _reach(settings: Settings, sessions: tuple[str, ...]) -> dict[str, Any]:
         if not is_session_pattern(session):
             raise Misuse(
                 f"--session {session!r} is neither a session id nor a prefix.",
-                hint="an id is 1 to 128 of A-Z a-z 0-9 . _ : - and a prefix such as team1:* ends in . _ : or -",
+                hint="an id is 1 to 128 of A-Z a-z 0-9 . _ : - and a prefix looks like team1:*",
             )
     if len(sessions) == 1 and is_session_name(sessions[0]):
         return {settings.jwt_session_claim: sessions[0]}

@@ -26,6 +26,7 @@ _BLANK_RANGES = (
     (0xFFA0, 0xFFA0),
     (0xE0100, 0xE01EF),
 )
+MOST_MARKS = 4  # more combining marks on one letter strike out the lines around it
 _PLAIN = re.compile(r"[\x20-\x7e]*")
 
 
@@ -60,11 +61,11 @@ def visible(text: str, *, keep: str = "", before: str = "", after: str = "") -> 
         return text
     shown = []
     previous = ""
+    marks = 0
     for character in text:
-        presentation = (
-            character == _EMOJI_PRESENTATION and previous and unicodedata.category(previous) == "So"
-        )
-        if presentation or character in keep or not is_hidden(character):
+        marks = marks + 1 if unicodedata.category(character).startswith("M") else 0
+        presentation = character == _EMOJI_PRESENTATION and previous and unicodedata.category(previous) == "So"
+        if presentation or character in keep or (marks <= MOST_MARKS and not is_hidden(character)):
             shown.append(character)
         else:
             shown.append(f"{before}{escape(character)}{after}")
