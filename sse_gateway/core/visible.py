@@ -64,7 +64,8 @@ def visible(text: str, *, keep: str = "", before: str = "", after: str = "") -> 
     marks = 0
     for character in text:
         marks = marks + 1 if unicodedata.category(character).startswith("M") else 0
-        presentation = character == _EMOJI_PRESENTATION and previous and unicodedata.category(previous) == "So"
+        after_symbol = bool(previous) and unicodedata.category(previous) == "So"
+        presentation = after_symbol and character == _EMOJI_PRESENTATION
         if presentation or character in keep or (marks <= MOST_MARKS and not is_hidden(character)):
             shown.append(character)
         else:
