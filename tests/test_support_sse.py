@@ -151,6 +151,8 @@ async def test_to_http_10_the_end_of_the_connection_is_a_clean_end(serve: Serve)
     ("response", "complaint"),
     [
         (CHUNKED + b"9\r\ndata: 1\n\nxx", "without CRLF"),
+        (CHUNKED + b"9\r\ndata: 1\n\n\r\nHTTP/1.1 500 Internal Server Error\r\n\r\n", "no chunk's size"),
+        (CHUNKED + b"0\r\n\r\nmore", "after the last chunk"),
         (HEAD + b"content-type: text/plain\r\n\r\n", "there twice"),
         (b"SSH-2.0\r\n\r\n", "no HTTP"),
     ],

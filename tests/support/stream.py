@@ -7,6 +7,7 @@ nothing between the socket and the recorded events could hide a fault.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -299,7 +300,10 @@ class _Chunks:
             end = self._buffer.find(b"\r\n")
             if end < 0:
                 break
-            size = int(self._buffer[:end].partition(b";")[0], 16)
+            digits = self._buffer[:end].partition(b";")[0]
+            if not re.fullmatch(rb"[0-9A-Fa-f]+", digits):
+                raise StreamError(f"no chunk's size: {bytes(self._buffer[:80])!r}")
+            size = int(digits, 16)
             if len(self._buffer) < end + 2 + size + 2:
                 break
             if self._buffer[end + 2 + size : end + 4 + size] != b"\r\n":
@@ -307,6 +311,8 @@ class _Chunks:
             body += self._buffer[end + 2 : end + 2 + size]
             del self._buffer[: end + 4 + size]
             self.complete = size == 0
+        if self.complete and self._buffer:
+            raise StreamError(f"bytes after the last chunk: {bytes(self._buffer[:40])!r}")
         return bytes(body)
 
 
