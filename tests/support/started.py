@@ -48,13 +48,14 @@ def start(
     command: Sequence[str],
     *,
     output: IO[bytes],
+    stdin: IO[bytes] | int = subprocess.DEVNULL,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process whose two outputs go to `output`."""
+    """Start a process whose two outputs go to `output`; it reads nothing unless `stdin` is given."""
     process = subprocess.Popen(
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=output,
         stderr=subprocess.STDOUT,
         cwd=cwd,
