@@ -80,6 +80,15 @@ class Keys:
     def probe(self, gateway_id: str) -> str:
         return f"{self.namespace}sse:probe:{gateway_id}"
 
+    @property
+    def old_events_channel(self) -> str:
+        """Return the one channel of backends of the old kind."""
+        return f"{self.namespace}sse_events"
+
+    def old_slot(self, type: str, session_id: str) -> str:
+        """Return the key that holds an old backend's latest event of a type."""
+        return f"{self.namespace}{type}:{session_id}"
+
     def function(self, name: str) -> str:
         return f"{self.namespace}{name}"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 import secrets
@@ -17,16 +16,17 @@ from sse_gateway.config import Settings
 from sse_gateway.core import notices
 from sse_gateway.core.cursor import Cursor
 from sse_gateway.core.errors import GatewayError, Unavailable
-from sse_gateway.core.events import PlainEvent, raw_member
 from sse_gateway.core.keys import Keys
 from sse_gateway.core.wire import Frame
 from sse_gateway.delivery.feed import Feed
 from sse_gateway.delivery.hub import Hub
 from sse_gateway.delivery.stream import Stream
 from sse_gateway.gateway.answers import Answers
+from sse_gateway.gateway.compat import Compat
 from sse_gateway.gateway.deadlines import Deadlines
 from sse_gateway.gateway.handover import Handover
 from sse_gateway.gateway.live import Live
+from sse_gateway.gateway.plain_requests import PlainRequests
 from sse_gateway.gateway.presence import Presence
 from sse_gateway.gateway.tasks import Tasks
 from sse_gateway.gateway.waits import Waits
@@ -75,12 +75,13 @@ class Gateway:
             require_request_id=settings.require_request_id,
             min_display_seconds=settings.min_display_seconds,
         )
+        self.plain_requests = PlainRequests(self.permissions, metrics=metrics)
         self.live = Live(
             self.history,
             keys=self.keys,
             max_event_bytes=settings.max_event_bytes,
             metrics=metrics,
-            on_request=self._ask_plain,
+            on_request=self.plain_requests.receive,
             on_permission=self._note_permission,
             on_ended=self._check_ended,
             on_behind=self._pause,
@@ -104,6 +105,17 @@ class Gateway:
             heartbeat_seconds=settings.heartbeat_seconds,
         )
         self.waits = Waits(self.permissions, push=self.push, keys=self.keys)
+        self.compat: Compat | None = None
+        if settings.simple_notifier_compat:
+            self.compat = Compat(
+                self.store,
+                push=self.push,
+                live=self.live,
+                permissions=self.permissions,
+                requests=self.plain_requests,
+                max_event_bytes=settings.max_event_bytes,
+                metrics=metrics,
+            )
         self.draining = False
         self._tasks = Tasks()
         self._library_loaded = False
@@ -115,13 +127,18 @@ class Gateway:
         self.live.start()
         self.presence.start()
         self.push.start()
+        if self.compat is not None:
+            self.compat.start()
 
     async def stop(self) -> None:
         """Close what streams are left, and let go of Redis."""
         self.draining = True
         await self.hub.drain(0)
         await self.handover.stop()
+        if self.compat is not None:
+            await self.compat.stop()
         await self._tasks.stop()
+        await self.plain_requests.stop()
         await self.deadlines.stop()
         await self.live.stop()
         await self.presence.stop()
@@ -203,7 +220,10 @@ class Gateway:
         self.handover.resume_behind(feed, streams, position, transient)
 
     def _receive_other(self, channel: bytes, payload: bytes) -> None:
-        self.waits.receive(channel, payload)
+        if self.compat is not None and channel == self.compat.channel:
+            self.compat.receive(payload)
+        else:
+            self.waits.receive(channel, payload)
 
     def _ready_after_reset(self, session_id: str, position: Cursor) -> Frame:
         return self.handover.ready(session_id, position)
@@ -215,36 +235,6 @@ class Gateway:
         feed = self.live.feed_of(session_id)
         if feed is not None:
             feed.broadcast((notices.permission_expiring(request_id, expires_at),))
-
-    def _ask_plain(self, session_id: str, event: PlainEvent) -> None:
-        self._tasks.spawn(self._ask_plain_request(session_id, event), name="plain request")
-
-    async def _ask_plain_request(self, session_id: str, event: PlainEvent) -> None:
-        """Ask a permission request that was merely published; every gateway does, and one wins.
-
-        Its id has to be the same in all of them, so it is a digest of what was published; that needs
-        something in it that tells one asking from the next.
-        """
-        data = event.members.get("data")
-        raw = raw_member(event.data, "data")
-        if not isinstance(data, dict) or raw is None or not (data.get("request_id") or data.get("timestamp")):
-            self.metrics.malformed_received += 1
-            logger.warning(
-                "dropped a published permission request without 'request_id' or 'data.timestamp'",
-                extra={"fields": {"session": session_id}},
-            )
-            return
-        if not data.get("request_id"):
-            digest = hashlib.sha256(session_id.encode() + raw).hexdigest()[:20]
-            raw = b'{"request_id":"lg-%b",' % digest.encode() + raw[1:]
-        try:
-            await self.permissions.ask(session_id, raw)
-        except GatewayError as error:
-            logger.warning(
-                "a published permission request was refused: %s",
-                error.message,
-                extra={"fields": {"session": session_id, "code": error.code}},
-            )
 
     def _check_ended(self, session_id: str) -> None:
         self._tasks.spawn(self._close_ended(session_id), name="session ended")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -102,10 +102,17 @@ class Handover:
         self._live.placed(join.feed, reading)
         return reading
 
-    async def bring_live(self, join: Join, stream: Stream, reading: Reading, *, cursor: str | None) -> None:
-        """Write replay or snapshot to a new stream, then `ready`; return when it is live or over."""
+    async def bring_live(
+        self, join: Join, stream: Stream, reading: Reading, *, cursor: str | None, shown: Sequence[bytes] = ()
+    ) -> None:
+        """Write replay or snapshot to a new stream, then `ready`; return when it is live or over.
+
+        `shown` are frames that belong to the snapshot without being in the reading.
+        """
         join.stream = stream
         replay = await self._replay(join, stream, cursor, reading=reading)
+        if shown:
+            stream.write(Frame(b"".join(shown), len(shown)))
         if replay is not None:
             await self._follow(join, stream, replay)
 

@@ -31,16 +31,20 @@ def token_of(request: web.Request, *, in_query: bool = False) -> str:
 
 
 async def require(request: web.Request, session_id: str, scope: str) -> Principal:
-    """Return who is asking if they may do `scope` with the session, else raise 401 or 403.
+    """Return who is asking if they may do `scope` with the session, else raise 401 or 403."""
+    principal = await request.app[AUTHENTICATOR].verify(token_of(request))
+    await require_reach(request, principal, session_id, scope)
+    return principal
+
+
+async def require_reach(request: web.Request, principal: Principal, session_id: str, scope: str) -> None:
+    """Raise 403 unless a principal may do `scope` with the session.
 
     Redis is asked only for the owner, and only when no claim names the session: a caller without any
     right learns nothing about what exists.
     """
     authenticator = request.app[AUTHENTICATOR]
-    principal = await authenticator.verify(token_of(request))
     authenticator.require_scope(principal, scope)
-    owner = None
     if not principal.names(session_id):
         owner = (await request.app[GATEWAY].history.status(session_id)).owner
-    authenticator.require_session(principal, session_id, owner)
-    return principal
+        authenticator.require_session(principal, session_id, owner)

@@ -33,9 +33,13 @@ class Limits:
         """Tell whether the process holds as many streams as it may: others have room, so retry."""
         return self._open >= self._streams
 
-    def check(self, session_id: str, user: str, client_id: str | None) -> None:
-        """Raise `too_many_streams` if one more stream would be over a limit of session, user or page."""
-        replaces = client_id is not None and (session_id, user, client_id) in self._pages
+    def take(self, session_id: str, user: str, client_id: str | None) -> None:
+        """Take a place for a stream about to open, or raise `too_many_streams`; `release` gives it back.
+
+        A page that comes back takes the place of its own old stream, which is about to be closed.
+        """
+        page = (session_id, user, client_id) if client_id else None
+        replaces = page in self._pages
         for count, limit, whose in (
             (self._by_session[session_id], self._per_session, "this session"),
             (self._by_user[user], self._per_user, "this user"),
@@ -46,14 +50,22 @@ class Limits:
                     f"There are already {limit} streams of {whose} here; close one first.",
                     retry_after=30,
                 )
-        if replaces and client_id is not None:
-            self._check_replacements((session_id, user, client_id))
+        if page is not None and replaces:
+            self._check_replacements(page)
+        self._open += 1
+        self._by_session[session_id] += 1
+        self._by_user[user] += 1
+
+    def release(self, session_id: str, user: str) -> None:
+        """Give a place back."""
+        self._open -= 1
+        for counter, key in ((self._by_session, session_id), (self._by_user, user)):
+            counter[key] -= 1
+            if not counter[key]:
+                del counter[key]
 
     def opened(self, stream: Stream) -> None:
-        """Count a stream in, and close the one of the same page that it replaces."""
-        self._open += 1
-        self._by_session[stream.session_id] += 1
-        self._by_user[stream.user] += 1
+        """Close the stream of the same page that this one replaces."""
         page = _page(stream)
         if page is not None:
             old = self._pages.get(page)
@@ -63,12 +75,7 @@ class Limits:
                 old.close("superseded")
 
     def ended(self, stream: Stream) -> None:
-        """Count a stream out."""
-        self._open -= 1
-        for counter, key in ((self._by_session, stream.session_id), (self._by_user, stream.user)):
-            counter[key] -= 1
-            if not counter[key]:
-                del counter[key]
+        """Forget the stream of a page."""
         page = _page(stream)
         if page is not None and self._pages.get(page) is stream:
             del self._pages[page]

@@ -13,6 +13,7 @@ import random
 import socket
 import sys
 import time
+from dataclasses import dataclass
 
 from aiohttp import HttpVersion11, web
 from aiohttp_sse import EventSourceResponse
@@ -21,12 +22,10 @@ from sse_gateway.auth import READ, RESPOND, Principal
 from sse_gateway.core import notices
 from sse_gateway.core.errors import GatewayError, Unavailable
 from sse_gateway.core.wire import encode_retry
-from sse_gateway.delivery.feed import Join
 from sse_gateway.delivery.stream import Stream
-from sse_gateway.store.history import Reading
 from sse_gateway.web import tickets
 from sse_gateway.web.cors import mark
-from sse_gateway.web.identity import session_of, token_of
+from sse_gateway.web.identity import require_reach, session_of, token_of
 from sse_gateway.web.keys import AUTHENTICATOR, GATEWAY, LIMITS, SETTINGS
 from sse_gateway.web.replies import METRICS
 
@@ -73,9 +72,57 @@ class _Refused(Exception):
         self.reason = reason
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a request for a stream asks, checked as far as that goes without its session's history."""
+
+    session_id: str
+    principal: Principal
+    client_id: str | None
+    cursor: str | None
+    mode: str
+    ticket: str | None
+
+
 async def _events(request: web.Request) -> web.StreamResponse:
-    app = request.app
-    gateway, authenticator, limits = app[GATEWAY], app[AUTHENTICATOR], app[LIMITS]
+    asked = await _check(request)
+    gateway, limits = request.app[GATEWAY], request.app[LIMITS]
+    if gateway.draining:
+        raise _Refused("shutdown")
+    if limits.full:
+        raise _Refused("overloaded")
+    limits.take(asked.session_id, asked.principal.user, asked.client_id)
+    try:
+        async with gateway.handover.gate(asked.session_id) as join:
+            shown = await gateway.compat.snapshot(asked.session_id) if gateway.compat is not None else []
+            reading = await gateway.handover.read(join, asked.cursor, mode=asked.mode)
+            if reading.ended and reading.verdict == "ok" and not reading.entries:
+                return web.Response(status=204, headers={"Cache-Control": "no-store"})
+            if asked.ticket is not None:
+                await tickets.redeem(gateway.store, asked.ticket, asked.session_id)
+            response = await _begin(request)
+            stream, over = _make_stream(request, asked)
+            try:
+                join.stream = stream
+                limits.opened(stream)
+                gateway.opened(stream, reading)
+                if asked.cursor is not None or asked.mode != "snapshot":
+                    shown = []
+                await gateway.handover.bring_live(join, stream, reading, cursor=asked.cursor, shown=shown)
+                if reading.ended:
+                    stream.close("session_ended")
+                await over.wait()
+            finally:
+                stream.end("client_gone")
+                response.stop_streaming()
+    finally:
+        limits.release(asked.session_id, asked.principal.user)
+    return response
+
+
+async def _check(request: web.Request) -> _Asked:
+    """Judge everything about a request that Redis need not be asked for, and the session's owner."""
+    gateway, authenticator = request.app[GATEWAY], request.app[AUTHENTICATOR]
     session_id = session_of(request)
     mode = request.query.get("replay", "snapshot")
     if mode not in REPLAY_MODES:
@@ -86,34 +133,12 @@ async def _events(request: web.Request) -> web.StreamResponse:
         principal = await tickets.holder(gateway.store, ticket, session_id)
     else:
         principal = await authenticator.verify(token_of(request, in_query=True))
-    authenticator.require_scope(principal, READ)
-    if not principal.names(session_id):
-        authenticator.require_session(principal, session_id, (await gateway.history.status(session_id)).owner)
-    limits.check(session_id, principal.user, client_id)
-    if gateway.draining:
-        raise _Refused("shutdown")
-    if limits.full:
-        raise _Refused("overloaded")
-    cursor = _cursor(request)
-    async with gateway.handover.gate(session_id) as join:
-        reading = await gateway.handover.read(join, cursor, mode=mode)
-        if reading.ended and reading.verdict == "ok" and not reading.entries:
-            return web.Response(status=204, headers={"Cache-Control": "no-store"})
-        if ticket is not None:
-            await tickets.redeem(gateway.store, ticket, session_id)
-        response = await _begin(request)
-        return await _hold(request, response, principal, client_id, join, reading, cursor)
+    await require_reach(request, principal, session_id, READ)
+    return _Asked(session_id, principal, client_id, _cursor(request), mode, ticket)
 
 
-async def _hold(
-    request: web.Request,
-    response: EventSourceResponse,
-    principal: Principal,
-    client_id: str | None,
-    join: Join,
-    reading: Reading,
-    cursor: str | None,
-) -> web.StreamResponse:
+def _make_stream(request: web.Request, asked: _Asked) -> tuple[Stream, asyncio.Event]:
+    """Return a stream on the request's connection, and what is set when it is over."""
     gateway, limits, settings = request.app[GATEWAY], request.app[LIMITS], request.app[SETTINGS]
     over = asyncio.Event()
 
@@ -131,27 +156,16 @@ async def _hold(
         chunked=request.version >= HttpVersion11,
         finish=over.set,
         on_ended=ended,
-        session_id=join.feed.session_id,
-        user=principal.user,
-        viewer=principal.may(RESPOND),
-        client_id=client_id,
-        expires_at=principal.deadline(now),
+        session_id=asked.session_id,
+        user=asked.principal.user,
+        viewer=asked.principal.may(RESPOND),
+        client_id=asked.client_id,
+        expires_at=asked.principal.deadline(now),
         max_age_at=now + age * random.uniform(0.8, 1.0) if age else float("inf"),
         queue_events=settings.stream_queue_events,
         queue_bytes=settings.stream_queue_bytes,
     )
-    join.stream = stream
-    limits.opened(stream)
-    gateway.opened(stream, reading)
-    try:
-        await gateway.handover.bring_live(join, stream, reading, cursor=cursor)
-        if reading.ended:
-            stream.close("session_ended")
-        await over.wait()
-    finally:
-        stream.end("client_gone")
-        response.stop_streaming()
-    return response
+    return stream, over
 
 
 async def _begin(request: web.Request) -> EventSourceResponse:
