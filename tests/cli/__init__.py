@@ -1,0 +1,1 @@
+"""Tests of the command line: real processes, real servers, a real terminal where one is needed."""
