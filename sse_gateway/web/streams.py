@@ -8,10 +8,7 @@ any status but 200, so what a retry can cure is answered 200, `retry:`, `closing
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-import socket
-import sys
 import time
 from dataclasses import dataclass
 
@@ -28,6 +25,7 @@ from sse_gateway.web.cors import mark
 from sse_gateway.web.identity import require_reach, session_of, token_of
 from sse_gateway.web.keys import AUTHENTICATOR, GATEWAY, LIMITS, SETTINGS
 from sse_gateway.web.replies import METRICS
+from sse_gateway.web.transport import USER_TIMEOUT_SECONDS, hand_over, limit_kernel_buffer
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -38,9 +36,6 @@ HEADERS = {
     "Connection": "close",
 }
 REPLAY_MODES = ("snapshot", "all", "none")
-USER_TIMEOUT_SECONDS = 60
-NOTSENT_LOWAT_BYTES = 64 * 1024
-_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
 _NEVER = 10**8
 """Seconds: aiohttp-sse's own ping must never fire, it would be a second writer."""
 
@@ -92,6 +87,7 @@ async def _events(request: web.Request) -> web.StreamResponse:
     if limits.full:
         raise _Refused("overloaded")
     limits.take(asked.session_id, asked.principal.user, asked.client_id)
+    stream: Stream | None = None
     try:
         async with gateway.handover.gate(asked.session_id) as join:
             shown = await gateway.compat.snapshot(asked.session_id) if gateway.compat is not None else []
@@ -101,22 +97,25 @@ async def _events(request: web.Request) -> web.StreamResponse:
             if asked.ticket is not None:
                 await tickets.redeem(gateway.store, asked.ticket, asked.session_id)
             response = await _begin(request)
-            stream, over = _make_stream(request, asked)
-            try:
-                join.stream = stream
-                limits.opened(stream)
-                gateway.opened(stream, reading)
-                if asked.cursor is not None or asked.mode != "snapshot":
-                    shown = []
-                await gateway.handover.bring_live(join, stream, reading, cursor=asked.cursor, shown=shown)
-                if reading.ended:
-                    stream.close("session_ended")
+            stream, over = await _carry(request, response, asked)
+            join.stream = stream
+            limits.opened(stream)
+            gateway.opened(stream, reading)
+            if asked.cursor is not None or asked.mode != "snapshot":
+                shown = []
+            await gateway.handover.bring_live(join, stream, reading, cursor=asked.cursor, shown=shown)
+            if reading.ended:
+                stream.close("session_ended")
+            if over is not None:
                 await over.wait()
-            finally:
-                stream.end("client_gone")
-                response.stop_streaming()
+    except BaseException:
+        if stream is not None:
+            stream.end("client_gone")
+        raise
     finally:
-        limits.release(asked.session_id, asked.principal.user)
+        if stream is None:
+            limits.release(asked.session_id, asked.principal.user)
+    response.stop_streaming()
     return response
 
 
@@ -137,16 +136,24 @@ async def _check(request: web.Request) -> _Asked:
     return _Asked(session_id, principal, client_id, _cursor(request), mode, ticket)
 
 
-def _make_stream(request: web.Request, asked: _Asked) -> tuple[Stream, asyncio.Event]:
-    """Return a stream on the request's connection, and what is set when it is over."""
+async def _carry(
+    request: web.Request, response: EventSourceResponse, asked: _Asked
+) -> tuple[Stream, asyncio.Event | None]:
+    """Return a stream on the request's connection, and what is set at its end if aiohttp carries it."""
     gateway, limits, settings = request.app[GATEWAY], request.app[LIMITS], request.app[SETTINGS]
-    over = asyncio.Event()
 
     def ended(stream: Stream) -> None:
         limits.ended(stream)
+        limits.release(stream.session_id, stream.user)
         gateway.ended(stream)
 
-    transport = request.transport
+    connection = await hand_over(request, response) if settings.stream_transport == "handover" else None
+    over = None
+    if connection is not None:
+        transport, finish = connection.transport, connection.finish
+    else:
+        over = asyncio.Event()
+        transport, finish = request.transport, over.set
     if transport is None:
         raise ConnectionResetError
     now = time.time()
@@ -154,7 +161,7 @@ def _make_stream(request: web.Request, asked: _Asked) -> tuple[Stream, asyncio.E
     stream = Stream(
         transport,
         chunked=request.version >= HttpVersion11,
-        finish=over.set,
+        finish=finish,
         on_ended=ended,
         session_id=asked.session_id,
         user=asked.principal.user,
@@ -165,6 +172,8 @@ def _make_stream(request: web.Request, asked: _Asked) -> tuple[Stream, asyncio.E
         queue_events=settings.stream_queue_events,
         queue_bytes=settings.stream_queue_bytes,
     )
+    if connection is not None:
+        connection.on_lost = stream.end
     return stream, over
 
 
@@ -175,17 +184,9 @@ async def _begin(request: web.Request) -> EventSourceResponse:
     mark(request, response)
     response.force_close()
     await response.prepare(request)
-    _limit_kernel_buffer(request)
+    limit_kernel_buffer(request.get_extra_info("socket"))
     await response.write(encode_retry(notices.first_retry_ms()))
     return response
-
-
-def _limit_kernel_buffer(request: web.Request) -> None:
-    """Keep unsent bytes in our own buffer, where they are counted, and not in megabytes of the kernel's."""
-    sock = request.get_extra_info("socket")
-    if _NOTSENT_LOWAT is not None and sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES)
 
 
 def _cursor(request: web.Request) -> str | None:
