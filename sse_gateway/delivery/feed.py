@@ -53,6 +53,7 @@ class Feed:
         "caught_up_at",
         "caught_up_to",
         "channel",
+        "doubted",
         "epoch",
         "joining",
         "last",
@@ -72,11 +73,13 @@ class Feed:
         """The seq that all live streams have reached."""
         self.last_data = b""
         """The last event delivered, to tell a forged repetition from a history that was rewound."""
+        self.doubted: tuple[int, bytes] | None = None
+        """A seq and what was delivered under it, to be compared with the history."""
         self.caught_up_at = float("-inf")
         """When the history was last read for the whole feed, on the loop's clock."""
         self.late_from = 0
         self.caught_up_to = 0
-        """Between these, messages may still arrive that the history told of first."""
+        """Between these, messages may still arrive that the history told of first, until a later one has."""
         self.live: dict[Stream, None] = {}
         self.joining: set[Join] = set()
         self.parked: deque[bytes] | None = deque()
@@ -101,6 +104,7 @@ class Feed:
         """Set the position outright: at the first read, and when the history is no longer continued."""
         self.epoch, self.last = position
         self.last_data = b""
+        self.doubted = None
         self.late_from, self.caught_up_to = 0, position.seq
         self._tail.clear()
         self._tail_bytes = 0
@@ -118,12 +122,29 @@ class Feed:
         """
         return payload.startswith(self._expected)
 
+    def caught_up(self, *, began_at: int) -> None:
+        """Note that what follows `began_at` was read from history; its messages may come yet."""
+        if self.caught_up_to != began_at:
+            self.late_from = began_at
+        self.caught_up_to = self.last
+
     def is_late(self, seq: int) -> bool:
-        """Tell whether `seq` was read from history before its message came, and has come only now."""
-        if self.late_from < seq <= self.caught_up_to:
+        """Tell whether `seq` was read from history before its message came, and has come only now.
+
+        Messages keep their order, so once one behind the history's top has come, nothing is late.
+        """
+        if self.late_from < seq <= self.caught_up_to == self.last:
             self.late_from = seq
             return True
         return False
+
+    def doubt(self) -> None:
+        """Have the last event delivered compared with the history, since its number was used again.
+
+        The first doubt stands until then: what is delivered after it would compare well.
+        """
+        if self.doubted is None and self.last_data:
+            self.doubted = (self.last, self.last_data)
 
     def deliver_next(self, payload: bytes) -> list[Stream]:
         """Write the event that `is_next` recognised to every live stream; return those now behind."""

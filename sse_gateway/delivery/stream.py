@@ -128,8 +128,12 @@ class Stream:
         return True
 
     def write(self, frame: Frame) -> None:
-        """Write a frame whatever is unsent: for hand-over and notices, whose caller bounds them."""
-        if self._transport.is_closing():
+        """Write a frame whatever is unsent: for hand-over and notices, whose caller bounds them.
+
+        After the end nothing is written: `closing` is the last event, and behind the last chunk there is
+        no body any more.
+        """
+        if self.ended_because is not None or self._transport.is_closing():
             return
         data = frame.chunk if self._chunked else frame.body
         self._transport.write(data)

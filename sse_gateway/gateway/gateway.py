@@ -168,6 +168,9 @@ class Gateway:
                 }
             },
         )
+        if self.draining:
+            # It was on its way in when the others were told.
+            stream.close("shutdown")
 
     def ended(self, stream: Stream) -> None:
         """Let go of everything an ended stream held, and write its line."""

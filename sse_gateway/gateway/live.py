@@ -174,6 +174,7 @@ class Live:
                 self._metrics.durable_received += 1
             else:
                 self._metrics.malformed_received += 1
+                feed.doubt()
                 self._later(feed, "repeated")
         elif match:
             self._claims.setdefault(feed, []).append(Cursor(match[1].decode(), int(match[2])))
@@ -215,25 +216,23 @@ class Live:
         task = self._catching_up.get(feed)
         if task is None:
             self._metrics.catchups.labels(reason).inc()
-            task = self._tasks.spawn(
-                self._catch_up(feed, wait_seconds, suspicious=reason == "repeated"),
-                name=f"catch up {feed.session_id}",
-            )
+            task = self._tasks.spawn(self._catch_up(feed, wait_seconds), name=f"catch up {feed.session_id}")
             self._catching_up[feed] = task
-            task.add_done_callback(lambda _: self._catching_up.pop(feed, None))
         return task
 
-    async def _catch_up(self, feed: Feed, wait_seconds: float, *, suspicious: bool) -> None:
+    async def _catch_up(self, feed: Feed, wait_seconds: float) -> None:
         if wait_seconds > 0:
             await asyncio.sleep(wait_seconds)
         if feed.parked is None:
             feed.parked = deque()
         claims = self._claims.pop(feed, [])
         try:
-            while not await self._catch_up_page(feed, suspicious):
-                suspicious = False
+            while not await self._catch_up_page(feed):
+                pass
         finally:
             feed.caught_up_at = asyncio.get_running_loop().time()
+            # Over before the parked messages are looked at: they may show that another run is needed.
+            self._catching_up.pop(feed, None)
             self._unpark(feed)
         self._metrics.malformed_received += sum(
             claim.epoch != feed.epoch or claim.seq > feed.last for claim in claims
@@ -247,22 +246,22 @@ class Live:
             except Unavailable:
                 await asyncio.sleep(random.uniform(*_RETRY_SECONDS))
 
-    async def _catch_up_page(self, feed: Feed, suspicious: bool) -> bool:
+    async def _catch_up_page(self, feed: Feed) -> bool:
         """Deliver one page of what the feed has missed; return whether that was all."""
         if feed.epoch == "":
             reading = await self._read(feed, None, mode="none")
             feed.place(Cursor(reading.epoch, reading.top))
             return True
-        check_last = suspicious and feed.last > 0 and bool(feed.last_data)
-        cursor = Cursor(feed.epoch, feed.last - check_last)
+        doubted, feed.doubted = feed.doubted, None
+        cursor = Cursor(feed.epoch, doubted[0] - 1 if doubted else feed.last)
         reading = await self._read(feed, str(cursor))
-        if check_last and reading.verdict == "trimmed":
+        if doubted and reading.verdict == "trimmed":
             return False
-        if check_last and reading.verdict == "ok":
-            if not reading.entries or reading.entries[0].data != feed.last_data:
+        if doubted and reading.verdict == "ok":
+            if not reading.entries or reading.entries[0].data != doubted[1]:
                 await self._reset(feed, "rolled_back")
                 return True
-            del reading.entries[0]
+            reading.entries[:] = [entry for entry in reading.entries if entry.seq > feed.last]
         if reading.verdict != "ok":
             self._show_reset(feed, reading, str(cursor))
             return True
@@ -283,7 +282,7 @@ class Live:
             return True
         if reading.epoch != feed.epoch:
             feed.adopt_epoch(reading.epoch)
-        feed.late_from, feed.caught_up_to = began_at, feed.last
+        feed.caught_up(began_at=began_at)
         return not reading.more
 
     async def _reset(self, feed: Feed, reason: str) -> None:
@@ -308,11 +307,18 @@ class Live:
         feed.wake()
 
     async def _catch_up_all(self) -> None:
-        feeds = [feed for feed in self._feeds.values() if feed.epoch]
+        feeds = list(self._feeds.values())
         random.shuffle(feeds)
         for start in range(0, len(feeds), CATCH_UP_BATCH):
             batch = feeds[start : start + CATCH_UP_BATCH]
-            await asyncio.gather(*(self.catch_up(feed, "reconnect") for feed in batch if not feed.unused))
+            await asyncio.gather(*(self._catch_up_anew(feed) for feed in batch if not feed.unused))
+
+    async def _catch_up_anew(self, feed: Feed) -> None:
+        """Catch up by a read that begins now: one under way may have seen less than was lost."""
+        running = self._catching_up.get(feed)
+        if running is not None:
+            await asyncio.wait((running,))
+        await self.catch_up(feed, "reconnect")
 
     async def _check_positions(self) -> None:
         """Find what pub/sub lost without a trace: compare positions with Redis, batch by batch."""
