@@ -182,7 +182,7 @@ def _expiry(claims: Mapping[str, Any], rules: ClaimRules, now: float) -> Check:
             "It counts seconds since 1970: divide milliseconds by 1,000."
         )
         return Check("exp", ok=False, text=text, detail=detail)
-    ok = now < expiry + rules.leeway_seconds
+    ok = expiry > now - rules.leeway_seconds  # in this order: an int may be larger than any float
     return Check("exp", ok, "The token has expired; get a new one.", detail, code="token_expired")
 
 

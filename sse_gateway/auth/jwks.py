@@ -89,9 +89,7 @@ class JwksKeys:
         if fetch is not None and age >= self._limits.waiting_age_seconds:
             await asyncio.wait([fetch])
         if self._keys and self._clock() - self._fetched_at >= self._limits.oldest_seconds:
-            logger.error(
-                "the key set %s could not be fetched for too long; its keys are dropped", self._shown_url
-            )
+            self._log(logging.ERROR, "the key set is too old, and is dropped")
             self._keys = ()
             self.generation += 1
 
@@ -164,7 +162,7 @@ class JwksKeys:
     def _fetch_ended(self, task: asyncio.Task[None]) -> None:
         self._fetch_task = None
         if not task.cancelled() and task.exception() is not None:
-            logger.error("fetching the key set %s broke", self._shown_url, exc_info=task.exception())
+            logger.error("fetching the key set broke", exc_info=task.exception())
 
     async def _fetch(self) -> None:
         began_at = self._clock()
@@ -177,7 +175,7 @@ class JwksKeys:
             self._failed(ascii(str(error))[1:-1][:200] or type(error).__name__)
             return
         for fault in faults:
-            logger.debug("the key set %s has a key that is not used: %s", self._shown_url, fault)
+            self._log(logging.DEBUG, "a key of the key set is not used", reason=fault)
         self._adopt(tuple(keys), began_at)
 
     def _failed(self, reason: str) -> None:
@@ -185,13 +183,8 @@ class JwksKeys:
         pause = min(
             self._limits.pause_seconds * 2 ** min(self._failures - 1, 10), self._limits.longest_pause_seconds
         )
-        self._next_fetch_at = self._clock() + pause * random.uniform(0.75, 1.0)  # noqa: S311 - no secret
-        logger.warning(
-            "the key set %s could not be fetched (%s); %s",
-            self._shown_url,
-            reason,
-            "its last keys are used meanwhile" if self._keys else "no token can be verified until it can",
-        )
+        self._next_fetch_at = self._clock() + pause * random.uniform(0.75, 1.0)
+        self._log(logging.WARNING, "the key set cannot be fetched", reason=reason, keys_kept=len(self._keys))
 
     def _adopt(self, keys: tuple[Key, ...], began_at: float) -> None:
         gone = [key for key in self._keys if key not in keys]
@@ -203,13 +196,7 @@ class JwksKeys:
         if gone:
             self.generation += 1
         if gone or new:
-            logger.info(
-                "the key set %s has %d keys now (%d new, %d gone)",
-                self._shown_url,
-                len(keys),
-                len(new),
-                len(gone),
-            )
+            self._log(logging.INFO, "the key set has changed", keys=len(keys), new=len(new), gone=len(gone))
 
     async def _download(self) -> bytes:
         """Return the document, or raise BadKeySet, aiohttp.ClientError, OSError or TimeoutError.
@@ -236,9 +223,10 @@ class JwksKeys:
                     raise BadKeySet(f"it is larger than {self._limits.body_bytes} bytes")
         return bytes(body)
 
-    @property
-    def _shown_url(self) -> str:
-        return str(self._url.with_user(None).with_query(None))
+    def _log(self, level: int, message: str, **fields: object) -> None:
+        # The address may hold credentials, in front of the host or in its query.
+        address = str(self._url.with_user(None).with_query(None))
+        logger.log(level, message, extra={"fields": {"address": address, **fields}})
 
 
 def check_key_set_url(text: str) -> URL:

@@ -219,7 +219,7 @@ class Authenticator:
         except jwt.PyJWTError:
             return None
         except Exception as error:  # noqa: BLE001 - whatever breaks while strangers' bytes are read, the answer is no
-            logger.warning("verifying a token broke: %s", type(error).__name__)
+            logger.warning("verifying a token broke", extra={"fields": {"error": type(error).__name__}})
             return None
         payload: bytes = decoded["payload"]
         return payload
