@@ -42,6 +42,8 @@ CODES = {
 _REFUSAL = re.compile(r"SSE_([A-Z_]+) (.*)", re.DOTALL)
 _NOT_EXECUTED = ("TRYAGAIN", "LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "BUSY ", "NOREPLICAS")
 """Answers by which a server says that it did nothing, and that this may pass."""
+_CLOSED = "the handler is closed"
+"""In what uvloop raises for a write to a connection that was reset meanwhile (redis-py 8 passes it on)."""
 
 
 class Outcome(Enum):
@@ -62,6 +64,9 @@ class Outcome(Enum):
 def judge(error: Exception) -> Outcome:
     """Return what `error`, raised by redis-py, says about the call."""
     text = str(error)
+    if isinstance(error, RuntimeError) and _CLOSED in text:
+        # Nothing was sent, and redis-py has dropped the connection: the next is a new one.
+        return Outcome.NOT_EXECUTED
     if isinstance(error, (BusyLoadingError, ReadOnlyError, TryAgainError)) or text.startswith(_NOT_EXECUTED):
         return Outcome.NOT_EXECUTED
     if isinstance(error, NoScriptError):
@@ -76,7 +81,12 @@ def judge(error: Exception) -> Outcome:
 
 
 def as_gateway_error(error: Exception) -> GatewayError:
-    """Return the error to raise in place of `error`, whose own text is not repeated unless it is ours."""
+    """Return the error to raise in place of `error`, whose own text is not repeated unless it is ours.
+
+    A RuntimeError that does not speak of a connection is nobody's trouble but ours: it is raised as it is.
+    """
+    if isinstance(error, RuntimeError) and _CLOSED not in str(error):
+        raise error
     refusal = _REFUSAL.match(str(error)) if isinstance(error, ResponseError) else None
     if refusal is not None:
         return GatewayError(CODES.get(refusal[1], refusal[1].lower()), refusal[2])
@@ -89,5 +99,5 @@ def as_gateway_error(error: Exception) -> GatewayError:
     return Unavailable()
 
 
-TROUBLE = (RedisError, OSError, TimeoutError, ConnectionError)
-"""Everything that a call to redis-py raises when Redis, or the way to it, is at fault."""
+TROUBLE = (RedisError, OSError, TimeoutError, ConnectionError, RuntimeError)
+"""Everything that a call to redis-py raises when Redis, or the way to it, is at fault; see `_CLOSED`."""
