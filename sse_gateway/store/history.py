@@ -40,6 +40,8 @@ class Pending:
     data: bytes
     """Its event without an id."""
     expires_ms: int
+    seq: int
+    """Of its event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +201,10 @@ def _reading(reply: list[Any]) -> Reading:
         ],
         more=more == 1,
         pending=[
-            Pending(request_id.decode(), data, expires_ms)
-            for request_id, data, expires_ms in zip(pending[::3], pending[1::3], pending[2::3], strict=True)
+            Pending(request_id.decode(), data, expires_ms, seq)
+            for request_id, data, expires_ms, seq in zip(
+                pending[::4], pending[1::4], pending[2::4], pending[3::4], strict=True
+            )
         ],
         state=state,
         now_ms=now_ms,

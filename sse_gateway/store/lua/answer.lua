@@ -27,34 +27,28 @@ end
 
 -- How a settled request meets one more answer. To whoever named it, a claimed decision is closed; a repeated
 -- click that named nothing is still the click that decided it.
-local function compare(s, request, answer, implicit)
+local function compare(request, answer, implicit)
   if request.state == "expired" then
-    return verdict(s, "expired", request.decision)
+    return "expired"
   end
-  local same = request.answer == answer and request.state ~= "cancelled"
-    and (implicit or request.state ~= "consumed")
-  return verdict(s, same and "replayed" or "lost", request.decision)
+  local open_to_repetition = request.state ~= "cancelled" and (implicit or request.state ~= "consumed")
+  return request.answer == answer and open_to_repetition and "replayed" or "lost"
 end
 
--- Which request an answer without an id means: the id, or nil and the verdict.
-local function resolve(s, seen, answer, min_display_ms)
+-- Which request an answer without an id means: its id, or nil and the verdict. What was settled a moment ago
+-- comes first, or a double click would answer the next request.
+local function resolve(s, seen, min_display_ms)
   local last = redis.call("ZREVRANGE", s.settled, 0, 0, "WITHSCORES")
   if last[1] and s.now - tonumber(last[2]) < JUST_SETTLED_MS then
-    local request = requests.find(s, last[1])
-    if request then
-      return nil, compare(s, request, answer, true)
-    end
+    return last[1]
   end
   local open = open_requests(s)
-  if #open == 0 then
-    return nil, verdict(s, "none")
-  end
-  if #open > 1 then
-    return nil, verdict(s, "ambiguous")
+  if #open ~= 1 then
+    return nil, #open == 0 and "none" or "ambiguous"
   end
   local asked = tonumber(redis.call("HGET", s.permissions, "asked:" .. open[1]))
   if open[1] ~= seen or s.now - asked < min_display_ms then
-    return nil, verdict(s, "too_new")
+    return nil, "too_new"
   end
   return open[1]
 end
@@ -63,7 +57,7 @@ local function check_decision(text, request_id, approved)
   if #text > MAX_EVENT_BYTES then
     refuse("TOO_LARGE", "a decision may have at most " .. MAX_EVENT_BYTES .. " bytes")
   end
-  local decision = json.object(text, "the decision")
+  local decision = json.object(text, "the decision", 63)
   if decision.decided_at ~= nil then
     refuse("BAD_REQUEST", "the decision has a decided_at of its own; Redis adds it")
   end
@@ -89,7 +83,7 @@ function functions.answer(keys, args)
   if args[2] ~= "1" and args[2] ~= "0" then
     refuse("BAD_REQUEST", 'approved must be "1" or "0"')
   end
-  session.check_rights(settle.needs(s))
+  settle.check_rights(s)
   local content = answer .. "|" .. (implicit and "" or request_id)
   local first = idempotency.find(s, "answer", content)
 
@@ -101,25 +95,26 @@ function functions.answer(keys, args)
     return verdict(s, word == "won" and "replayed" or word, request and request.decision)
   end
   if implicit then
-    local found, result = resolve(s, request_id, answer, tonumber(args[7]) or 0)
+    local found, problem = resolve(s, request_id, tonumber(args[7]) or 0)
     if not found then
-      return result
+      return verdict(s, problem)
     end
+    request_id = found
   end
   local request = requests.find(s, request_id)
   if not request then
     return verdict(s, "unknown")
   end
-  local result
+  local word
   if request.state == "pending" then
     if type(decision.args_digest) == "string" and decision.args_digest ~= request.digest then
       refuse("REQUEST_MISMATCH", "the decision is about other arguments than the request's")
     end
     settle.close(s, request, approved and "approved" or "denied", text, answer)
-    result = verdict(s, "won", request.decision)
+    word = "won"
   else
-    result = compare(s, request, answer, implicit)
+    word = compare(request, answer, implicit)
   end
-  idempotency.keep(s, "answer", content, result[1] .. " " .. request_id)
-  return result
+  idempotency.keep(s, "answer", content, word .. " " .. request_id)
+  return verdict(s, word, request.decision)
 end

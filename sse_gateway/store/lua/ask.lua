@@ -11,6 +11,6 @@ function functions.ask(keys, args)
     refuse("TOO_LARGE", "a request may have at most " .. MAX_EVENT_BYTES .. " bytes")
   end
   local text = json.tidy(raw)
-  local data = json.object(text, "the request")
+  local data = json.object(text, "the request", 63)
   return requests.ask(s, '{"type":"permission_request","data":' .. text .. "}", {data = data}, args[2], raw)
 end

@@ -11,7 +11,9 @@ function functions.beat(keys, args)
   if gateway == "" or #gateway > 128 or not count or not viewers then
     refuse("BAD_REQUEST", "a beat has a gateway_id, a number of streams and a number of viewers")
   end
-  session.check_rights({{"HSET", s.streams, gateway, ""}, {"EXPIRE", s.streams, "1"}, {"EXPIRE", s.meta, "1"}})
+  session.check_right("HSET", s.streams, gateway, "")
+  session.check_right("PEXPIRE", s.streams, "1")
+  session.check_right("EXPIRE", s.meta, "1")
   if count > 0 then
     redis.call("HSET", s.streams, gateway, whole(count) .. ":" .. whole(viewers) .. ":" .. whole(s.now))
     redis.call("PEXPIRE", s.streams, PRESENCE_MS)

@@ -15,7 +15,7 @@ function functions.cancel(keys, args)
   if reason == "" then
     reason = condition ~= "" and condition or "cancelled"
   end
-  session.check_rights(settle.needs(s))
+  settle.check_rights(s)
   session.begin(s)
   settle.due(s)
   local request = requests.find(s, request_id)

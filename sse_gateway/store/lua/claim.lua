@@ -12,7 +12,6 @@ function functions.claim(keys, args)
   if not worker or worker == "" or #worker > 256 then
     refuse("BAD_REQUEST", "a worker_id has 1 to 256 bytes")
   end
-  session.check_rights(settle.needs(s))
   session.begin(s)
   settle.due(s)
   local request = requests.find(s, request_id)

@@ -12,7 +12,7 @@ functions["end"] = function(keys, args)
   if #reason > 2000 then
     refuse("BAD_REQUEST", "a reason has at most 2000 bytes")
   end
-  session.check_rights(settle.needs(s))
+  settle.check_rights(s)
   session.begin(s)
   settle.due(s)
   local open = redis.call("ZRANGE", s.pending, 0, -1)

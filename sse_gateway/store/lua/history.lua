@@ -1,17 +1,28 @@
 -- Durable events: an entry in the history, the newest state for the snapshot, and the live message.
 
--- How long history and state live from now on: never shorter than the longest open request.
-local function life(s)
-  return math.max(HISTORY_SECONDS, math.ceil((s.open_until - s.now) / 1000) + 60)
+-- Keep history, state and meta alive from now on: never shorter than the longest open request. Tokens come
+-- at up to a hundred a second, so the lives are set a little too long, and not anew until that is used up.
+local SLACK_MS = 400
+local function keep_alive(s)
+  if s.now + HISTORY_SECONDS * 1000 <= s.alive_until then
+    return
+  end
+  session.load_deadlines(s)
+  local ms = math.max(HISTORY_SECONDS * 1000, s.open_until - s.now + 60000) + SLACK_MS
+  s.alive_until = s.now + ms
+  redis.call("PEXPIRE", s.history, whole(ms))
+  redis.call("PEXPIRE", s.state, whole(ms))
+  redis.call("HSET", s.meta, "alive_until", whole(s.alive_until))
+  redis.call("EXPIRE", s.meta, META_SECONDS)
 end
 
 -- Drop entries from the old end until the rest has at most HISTORY_BYTES. `b` of an entry is the running
 -- total up to and with it; `base` is a total at or before the first entry kept, since trimming by count does
 -- not look at what it drops. So `base` is made exact first. The newest entry always stays.
 local function trim_bytes(s)
-  local from, base = "-", nil
+  local from, base, count = "-", nil, 1
   while true do
-    local entries = redis.call("XRANGE", s.history, from, "+", "COUNT", 16)
+    local entries = redis.call("XRANGE", s.history, from, "+", "COUNT", count)
     for _, entry in ipairs(entries) do
       local total = tonumber(entry[2][4])
       base = base or total - #entry[2][2]
@@ -23,9 +34,8 @@ local function trim_bytes(s)
       base = total
       from = "(" .. entry[1]
     end
-    if #entries == 0 then
-      return
-    end
+    -- Mostly one entry goes as one comes, and entries may be large.
+    count = math.min(2 * count, 16)
   end
 end
 
@@ -33,7 +43,12 @@ end
 -- each, the one touched longest ago first.
 local function keep_status(s, value, call_id)
   local slot = string.sub(redis.sha1hex(call_id), 1, 16)
-  local order = redis.call("HGET", s.state, "order") or ""
+  local order = redis.call("HGET", s.state, "order")
+  if not order then
+    -- The key may be new, and without a life of its own.
+    s.alive_until = 0
+    order = ""
+  end
   if string.sub(order, -16) == slot then
     redis.call("HSET", s.state, "s:" .. slot, value)
     return
@@ -52,15 +67,15 @@ local function keep_status(s, value, call_id)
   redis.call("HSET", s.state, "s:" .. slot, value, "order", order)
 end
 
--- The rights that `append` needs.
-function history.needs(s)
-  return {
-    {"XADD", s.history, "*", "d", ""},
-    {"HSET", s.meta, "seq", ""},
-    {"HSET", s.state, "order", ""},
-    {"EXPIRE", s.history, "1"},
-    {"PUBLISH", s.channel, ""},
-  }
+-- Refuse unless this user may do all that `append` will do.
+function history.check_rights(s, kind)
+  session.check_right("XADD", s.history, "*", "d", "")
+  session.check_right("HSET", s.meta, "seq", "")
+  if kind == "tool_status" or kind == "tool_result" then
+    session.check_right("HSET", s.state, "order", "")
+  end
+  session.check_right("PEXPIRE", s.history, "1")
+  session.check_right("PUBLISH", s.channel, "")
 end
 
 -- Put the checked object `text` into the envelope: return its members without the id, as the snapshot
@@ -76,35 +91,48 @@ function history.envelope(s, text, event)
   return front .. string.sub(text, 2)
 end
 
--- Number the event, keep it, publish it; return its id. The entry is written first and `seq` after it.
-function history.append(s, kind, members, details)
-  local seq = s.seq + 1
-  local digits = whole(seq)
+local KEPT = HISTORY_EVENTS .. "" -- Redis would format a number at every call
+
+-- Keep one entry; return the event as it was kept and its id.
+local function add(s, digits, members, request_id)
   local id = s.epoch .. "-" .. digits
   local data = '{"id":"' .. id .. '",' .. members
-  local bytes = s.bytes + #data
-  if details and details.request_id then
-    redis.call("XADD", s.history, "MAXLEN", HISTORY_EVENTS, digits .. "-0", "d", data, "b", whole(bytes),
-      "r", details.request_id)
+  local total = whole(s.bytes + #data)
+  local added
+  if request_id then
+    added = redis.pcall("XADD", s.history, "MAXLEN", KEPT, digits .. "-0", "d", data, "b", total, "r", request_id)
   else
-    redis.call("XADD", s.history, "MAXLEN", HISTORY_EVENTS, digits .. "-0", "d", data, "b", whole(bytes))
+    added = redis.pcall("XADD", s.history, "MAXLEN", KEPT, digits .. "-0", "d", data, "b", total)
   end
-  s.seq, s.bytes = seq, bytes
-  if bytes - s.base > HISTORY_BYTES then
+  if type(added) ~= "table" then
+    return data, id, total
+  end
+  if not string.find(added.err, "equal or smaller", 1, true) then
+    error(added)
+  end
+  -- The history is ahead of `seq`: somebody wrote to it, or restored a part of it.
+  session.renew(s)
+  return add(s, digits, members, request_id)
+end
+
+-- Number the event, keep it, publish it; return its id. The entry is written first and `seq` after it.
+-- `members` is from `history.envelope`; `request_id` goes with a permission_request, `call_id` with a status.
+function history.append(s, kind, members, request_id, call_id)
+  local digits = whole(s.seq + 1)
+  local data, id, total = add(s, digits, members, request_id)
+  s.seq, s.bytes = s.seq + 1, s.bytes + #data
+  if s.bytes - s.base > HISTORY_BYTES then
     trim_bytes(s)
-    redis.call("HSET", s.meta, "seq", digits, "bytes", whole(bytes), "base", whole(s.base))
+    redis.call("HSET", s.meta, "seq", digits, "bytes", total, "base", whole(s.base))
   else
-    redis.call("HSET", s.meta, "seq", digits, "bytes", whole(bytes))
+    redis.call("HSET", s.meta, "seq", digits, "bytes", total)
   end
   if kind == "tool_status" then
-    keep_status(s, digits .. " {" .. members, details and details.call_id or "")
-  elseif kind == "tool_result" then
-    redis.call("HSET", s.state, "result", digits .. " {" .. members)
+    keep_status(s, digits .. " {" .. members, call_id or "")
+  elseif kind == "tool_result" and redis.call("HSET", s.state, "result", digits .. " {" .. members) == 1 then
+    s.alive_until = 0
   end
-  local seconds = life(s)
-  redis.call("EXPIRE", s.history, seconds)
-  redis.call("EXPIRE", s.state, seconds)
-  redis.call("EXPIRE", s.meta, META_SECONDS)
+  keep_alive(s)
   -- The event is kept: that nobody could be told of it now must not make it look refused.
   redis.pcall("PUBLISH", s.channel, data)
   return id

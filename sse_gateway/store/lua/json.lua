@@ -6,43 +6,53 @@ local QUOTE, BACKSLASH, OPEN_BRACE, OPEN_BRACKET, SPACE = 34, 92, 123, 91, 32
 -- One line without leading or trailing white space: raw control characters (the newlines of
 -- pretty-printed JSON, or strings that no browser would parse) become spaces.
 function json.tidy(text)
-  if string.find(text, "[%z\1-\31]") then
+  -- An anchored match of one range takes a fifth of the time of a search for "%c".
+  if string.match(text, "^[ -\255]*()") <= #text then
     text = string.gsub(text, "[%z\1-\31]", " ")
   end
-  local first = string.byte(text, 1) == SPACE and string.find(text, "[^ ]") or 1
-  local last = #text
-  -- Not by a pattern: "%s*$" takes quadratic time on a long run of spaces in the middle.
+  if string.byte(text, 1) ~= SPACE and string.byte(text, -1) ~= SPACE then
+    return text
+  end
+  local first, last = string.find(text, "[^ ]") or 1, #text
+  -- Not by a pattern: " *$" takes quadratic time on a long run of spaces in the middle.
   while last >= first and string.byte(text, last) == SPACE do
     last = last - 1
   end
-  return (first > 1 or last < #text) and string.sub(text, first, last) or text
+  return string.sub(text, first, last)
 end
 
--- cjson with its laxest doors shut: NaN, Infinity, hex, leading zeros and plus signs; 64 levels.
-local strict_decode = nil
-local function decode(text)
-  if not strict_decode then
+-- cjson with its laxest doors shut: NaN, Infinity, hex, leading zeros and plus signs; limited depth.
+local decoders = {}
+local function decoder(levels)
+  if not decoders[levels] then
     local instance = cjson.new()
     instance.decode_invalid_numbers(false)
-    instance.decode_max_depth(64)
-    strict_decode = instance.decode
+    instance.decode_max_depth(levels)
+    decoders[levels] = instance.decode
   end
-  return strict_decode(text)
+  return decoders[levels]
 end
 
--- What it still takes and JSON.parse does not: "1." and "1.e5" (a point without digits after it), and
--- "-.5". Sentences in strings look alike, so strings are taken out before the second, exact look.
+-- What it still takes and JSON.parse does not: a point without a digit after it ("1.", "1.e5") or before it
+-- ("-.5"). Sentences look alike, so strings are taken out before the second, exact look.
 local function has_bare_point(text)
-  if not string.find(text, "%d%.[^%d]") and not string.find(text, "-.", 1, true) then
+  local find = string.find
+  if not (find(text, ".,", 1, true) or find(text, ".}", 1, true) or find(text, ".]", 1, true)
+    or find(text, ". ", 1, true) or find(text, ".e", 1, true) or find(text, ".E", 1, true)
+    or find(text, "-.", 1, true)) then
     return false
   end
-  local bare = string.gsub(string.gsub(text, "\\.", ""), '"[^"]*"', "")
-  return string.find(bare, "%d%.[^%d]") ~= nil or string.find(bare, "-.", 1, true) ~= nil
+  if find(text, "\\", 1, true) then
+    text = string.gsub(text, "\\.", "")
+  end
+  local bare = string.gsub(text, '"[^"]*"', "")
+  return find(bare, "%d%.[^%d]") ~= nil or find(bare, "-.", 1, true) ~= nil
 end
 
--- Return the decoded object; refuse what a browser would not parse, and what is not an object.
-function json.object(text, what)
-  local ok, value = pcall(decode, text)
+-- Return the decoded object; refuse what a browser would not parse, and what is not an object. An event may
+-- have 64 levels, so what will become the data of one has `levels` 63.
+function json.object(text, what, levels)
+  local ok, value = pcall(decoder(levels or 64), text)
   if not ok then
     refuse("INVALID_JSON", what .. " is not valid JSON: " .. tostring(value))
   end

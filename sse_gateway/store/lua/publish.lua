@@ -30,7 +30,7 @@ function functions.publish(keys, args)
     refuse("FOREIGN_SESSION", "the event's session_id is not the session's it is published to")
   end
   session.check_owner(s, owner)
-  session.check_rights(history.needs(s))
+  history.check_rights(s, kind)
   local first = idempotency.find(s, "publish", raw)
   if first then
     local request_id = string.match(first, "^request (.*)$")
@@ -42,10 +42,11 @@ function functions.publish(keys, args)
   session.begin(s)
   session.set_owner(s, owner)
   session.reopen(s)
-  local data = event.data
-  local call_id = kind == "tool_status" and type(data) == "table" and data.tool_call_id
-  local id = history.append(s, kind, history.envelope(s, text, event),
-    {call_id = type(call_id) == "string" and call_id or ""})
+  local call_id
+  if kind == "tool_status" and type(event.data) == "table" then
+    call_id = type(event.data.tool_call_id) == "string" and event.data.tool_call_id
+  end
+  local id = history.append(s, kind, history.envelope(s, text, event), nil, call_id)
   idempotency.keep(s, "publish", raw, id)
   return id
 end

@@ -5,7 +5,7 @@
 -- ARGV[2]  without a cursor: "snapshot" (state), "all" (entries from the oldest) or "none"
 -- ARGV[3]  about how many bytes of entries to return; at least one entry comes
 -- Returns  {owner, ended "1" or "", epoch, top, verdict, oldest, {seq, event, request_id or "", ...}, more 0 or 1,
---           {request_id, envelope without id, expires_ms, ...}, {envelope without id, ...}, now_ms}
+--           {request_id, envelope without id, expires_ms, seq asked at, ...}, {envelope without id, ...}, now_ms}
 --          verdict: none (no cursor) | ok | trimmed | epoch | rolled_back | ahead | malformed
 --          oldest: where the verdict is neither none nor ok, the first seq that is kept (top + 1 if none is), else 0
 
@@ -50,12 +50,14 @@ local function resume(s, cursor, page_bytes)
     if seq > s.seq then
       return "ahead"
     end
-  elseif epoch == s.prev_epoch then
-    if seq > s.prev_top then
+  else
+    local before = redis.call("HMGET", s.meta, "prev_epoch", "prev_top")
+    if epoch ~= before[1] then
+      return "epoch"
+    end
+    if seq > tonumber(before[2]) then
       return "rolled_back"
     end
-  else
-    return "epoch"
   end
   if seq == s.seq then
     return "ok", {}, 0
@@ -69,19 +71,23 @@ end
 
 local function open_requests(s)
   local flat = {}
-  for _, request_id in ipairs(redis.call("ZRANGE", s.pending, 0, -1)) do
+  local pending = redis.call("ZRANGE", s.pending, 0, -1, "WITHSCORES")
+  for at = 1, #pending, 2 do
+    local request_id = pending[at]
     local found = redis.call("HMGET", s.permissions, "json:" .. request_id, "expires:" .. request_id)
     if found[1] then
       flat[#flat + 1] = request_id
       flat[#flat + 1] = found[1]
       flat[#flat + 1] = tonumber(found[2])
+      flat[#flat + 1] = tonumber(pending[at + 1])
     end
   end
   return flat
 end
 
--- The statuses and the last result in the order they were published.
-local function state(s)
+-- The statuses and the last result in the order they were published; the oldest are left out when all together
+-- are larger than a page.
+local function state(s, page_bytes)
   local fields = redis.call("HGETALL", s.state)
   local kept = {}
   for at = 1, #fields, 2 do
@@ -90,17 +96,24 @@ local function state(s)
       kept[#kept + 1] = {tonumber(seq), data}
     end
   end
-  table.sort(kept, function(one, other) return one[1] < other[1] end)
-  for at, item in ipairs(kept) do
-    kept[at] = item[2]
+  table.sort(kept, function(one, other) return one[1] > other[1] end)
+  local shown, bytes = {}, 0
+  for _, item in ipairs(kept) do
+    bytes = bytes + #item[2]
+    if bytes > page_bytes and #shown > 0 then
+      break
+    end
+    table.insert(shown, 1, item[2])
   end
-  return kept
+  return shown
 end
 
 function functions.read(keys, args)
   local s = session.open(keys)
   local cursor, mode, page_bytes = args[1] or "", args[2] or "snapshot", tonumber(args[3]) or 1048576
-  session.check_rights(settle.needs(s))
+  if mode ~= "snapshot" and mode ~= "all" and mode ~= "none" then
+    refuse("BAD_REQUEST", "the mode is snapshot, all or none")
+  end
   session.begin(s)
   settle.due(s)
   local verdict, entries, more = "none", nil, nil
@@ -112,5 +125,5 @@ function functions.read(keys, args)
   local reset = verdict ~= "ok" and verdict ~= "none"
   local with_state = reset or (cursor == "" and mode == "snapshot")
   return {s.owner or "", s.ended and "1" or "", s.epoch, s.seq, verdict, reset and oldest(s) or 0,
-    entries or {}, more or 0, open_requests(s), with_state and state(s) or {}, s.now}
+    entries or {}, more or 0, open_requests(s), with_state and state(s, page_bytes) or {}, s.now}
 end

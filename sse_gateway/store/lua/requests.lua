@@ -144,7 +144,7 @@ function requests.answer_of(s, request_id)
   return requests.answer(s, request)
 end
 
--- Forget what was decided more than an hour ago and is past its deadline.
+-- Forget what was decided more than an hour ago.
 local function trim_decisions(s)
   local old = redis.call("ZRANGEBYSCORE", s.settled, "-inf", whole(s.now - DECISION_KEPT_MS),
     "LIMIT", 0, DECISIONS_TRIMMED)
@@ -183,7 +183,7 @@ function requests.ask(s, text, event, owner, raw)
   local digest = json.given(data.args_digest) and data.args_digest
     or "sha1:" .. redis.sha1hex(parameters and string.sub(object, parameters[1], parameters[2]) or "")
   session.check_owner(s, owner)
-  session.check_rights(settle.needs(s))
+  settle.check_rights(s)
 
   session.begin(s)
   settle.due(s)
@@ -240,7 +240,7 @@ function requests.ask(s, text, event, owner, raw)
   s.open_until = math.max(s.open_until, expires)
   s.next_due = s.next_due > 0 and math.min(s.next_due, expires) or expires
   redis.call("HSET", s.meta, "open_until", whole(s.open_until), "next_due", whole(s.next_due))
-  history.append(s, "permission_request", envelope_members, {request_id = request_id})
+  history.append(s, "permission_request", envelope_members, request_id)
   idempotency.keep(s, "publish", raw, "request " .. request_id)
   return requests.answer(s, request)
 end

@@ -11,16 +11,17 @@ local function current_server(now)
   return server_id
 end
 
+local KEY = NAMESPACE .. "sse:{"
+
 local function session_id_of(keys)
-  local id = #keys == 1 and keys[1] or ""
-  local prefix = NAMESPACE .. "sse:{"
-  if string.sub(id, 1, #prefix) == prefix and string.sub(id, -1) == "}" then
-    id = string.sub(id, #prefix + 1, -2)
+  local id = keys[1] or ""
+  if string.sub(id, 1, #KEY) == KEY and string.sub(id, -1) == "}" then
+    id = string.sub(id, #KEY + 1, -2)
   end
   -- Any other character could make a key of another session, or of another Cluster slot.
-  if #id > 128 or not string.find(id, "^[%w._:-]+$") or id == "." or id == ".." then
+  if #keys ~= 1 or #id > 128 or not string.find(id, "^[%w._:-]+$") or id == "." or id == ".." then
     refuse("BAD_SESSION", "KEYS[1] must be one session id (1 to 128 of A-Z a-z 0-9 . _ : -), bare or as "
-      .. prefix .. "<id>}")
+      .. KEY .. "<id>}")
   end
   return id
 end
@@ -28,7 +29,8 @@ end
 -- Open the session. Nothing is written before `session.begin`.
 function session.open(keys, idempotency_key)
   local id = session_id_of(keys)
-  local key = NAMESPACE .. "sse:{" .. id .. "}"
+  local key = KEY .. id .. "}"
+  -- All fields at once: a Lua table that grows is made anew again and again.
   local s = {
     id = id,
     meta = key .. ":meta",
@@ -41,6 +43,16 @@ function session.open(keys, idempotency_key)
     answers = NAMESPACE .. "permission_responses:{" .. id .. "}",
     channel = NAMESPACE .. "sse_events:" .. id,
     answers_channel = NAMESPACE .. "permission_response:" .. id,
+    idempotency = false,      -- the key that holds the first result, where the caller gave one
+    now = 0, instant = "",    -- ms since 1970; the same instant as unique text
+    server = "", epoch = "", seq = 0,
+    absent = false,           -- there is no meta yet
+    moved = false,            -- another server wrote meta
+    old_epoch = false,        -- of a session that moved
+    owner = false, ended = false,
+    bytes = 0, base = 0,      -- running totals: of everything ever kept, and of what was dropped since
+    alive_until = 0,          -- when history and state will expire, as far as set
+    next_due = false, open_until = false, -- see session.load_deadlines
   }
   if idempotency_key and idempotency_key ~= "" then
     if #idempotency_key > 256 or string.find(idempotency_key, "[^\33-\126]") then
@@ -55,7 +67,7 @@ function session.open(keys, idempotency_key)
   if type(found) == "table" then
     session.refuse_access(found.err)
   end
-  s.now, s.micros = clock.read()
+  s.now, s.instant = clock.read()
   session.load(s)
   return s
 end
@@ -74,32 +86,34 @@ local function number(text)
   return text and tonumber(text) or 0
 end
 
+-- Never math.random: it begins with the same numbers after every restart.
+local function new_epoch(s)
+  return string.sub(redis.sha1hex(s.server .. s.instant .. s.id), 1, 10)
+end
+
 -- Read meta and settle the epoch, in memory.
 --
 -- No meta: nothing is known of earlier numbers, so a new epoch begins at 0. Another server than the one that
 -- wrote last: it may lack the last writes, so a new epoch begins, but numbers and history go on; who holds a
 -- cursor of the old epoch is honoured up to `prev_top`, the number found here.
 function session.load(s)
-  local meta = redis.call("HMGET", s.meta, "epoch", "seq", "server", "prev_epoch", "prev_top", "ended", "owner",
-    "bytes", "base", "next_due", "open_until")
+  local meta = redis.call("HMGET", s.meta, "epoch", "seq", "server", "ended", "owner", "bytes", "base",
+    "alive_until")
+  local epoch = meta[1]
   s.server = current_server(s.now)
-  s.epoch, s.seq = meta[1], number(meta[2])
-  s.prev_epoch, s.prev_top = meta[4], number(meta[5])
-  s.ended, s.owner = meta[6], meta[7]
-  s.bytes, s.base = number(meta[8]), number(meta[9])
-  s.next_due, s.open_until = number(meta[10]), number(meta[11])
-  if not s.epoch then
+  s.seq = number(meta[2])
+  s.ended, s.owner = meta[4], meta[5]
+  s.bytes, s.base = number(meta[6]), number(meta[7])
+  s.alive_until = number(meta[8])
+  if not epoch then
     s.absent = true
-    -- Requests may have outlived a deleted meta: look through them at the first chance.
-    s.next_due = 1
   elseif meta[3] ~= s.server then
-    s.prev_epoch, s.prev_top = s.epoch, s.seq
-    s.moved = true
+    s.moved, s.old_epoch = true, epoch
+  else
+    s.epoch = epoch
+    return
   end
-  if s.absent or s.moved then
-    -- Never math.random: it begins with the same numbers after every restart.
-    s.epoch = string.sub(redis.sha1hex(s.server .. s.micros .. s.id), 1, 10)
-  end
+  s.epoch = new_epoch(s)
 end
 
 -- Write what `load` found out about the epoch. Every writing function calls this once it has checked
@@ -107,13 +121,32 @@ end
 function session.begin(s)
   if s.absent then
     redis.call("DEL", s.history, s.state)
+    -- Requests may have outlived a deleted meta: `next_due` makes the next look go through them.
     redis.call("HSET", s.meta, "epoch", s.epoch, "seq", "0", "server", s.server, "next_due", "1")
     redis.call("EXPIRE", s.meta, META_SECONDS)
   elseif s.moved then
-    redis.call("HSET", s.meta, "epoch", s.epoch, "server", s.server, "prev_epoch", s.prev_epoch,
-      "prev_top", whole(s.prev_top))
+    redis.call("HSET", s.meta, "epoch", s.epoch, "server", s.server, "prev_epoch", s.old_epoch,
+      "prev_top", whole(s.seq))
   end
-  s.absent, s.moved = nil, nil
+  s.absent, s.moved = false, false
+end
+
+-- Begin a new epoch because history and meta do not belong together: nothing of before can be continued.
+function session.renew(s)
+  s.epoch = new_epoch(s)
+  s.base, s.alive_until = s.bytes, 0
+  redis.call("DEL", s.history, s.state)
+  redis.call("HSET", s.meta, "epoch", s.epoch, "base", whole(s.base))
+  redis.call("HDEL", s.meta, "prev_epoch", "prev_top")
+end
+
+-- When the earliest open request expires, or earlier (0: nothing is open), and when the latest does. Read where
+-- needed: the hot path, publishing, is not.
+function session.load_deadlines(s)
+  if not s.next_due then
+    local meta = redis.call("HMGET", s.meta, "next_due", "open_until")
+    s.next_due, s.open_until = number(meta[1]), number(meta[2])
+  end
 end
 
 function session.check_owner(s, owner)
@@ -142,13 +175,11 @@ function session.reopen(s)
   end
 end
 
--- A script is not rolled back when it fails half-way, so the rights it will need are asked for first.
--- `needs` is a list of commands with a key or channel each.
-function session.check_rights(needs)
-  for _, need in ipairs(needs) do
-    if not redis.acl_check_cmd(unpack(need)) then
-      refuse("NOT_PERMITTED", "this Redis user may not " .. need[1] .. " " .. need[2] .. "; see redis.acl")
-    end
+-- A script is not rolled back when it fails half-way, so the rights it will need are asked for first, with
+-- a key or channel that the command will be used on.
+function session.check_right(command, on, ...)
+  if not redis.acl_check_cmd(command, on, ...) then
+    refuse("NOT_PERMITTED", "this Redis user may not " .. command .. " " .. on .. "; see redis.acl")
   end
 end
 

@@ -8,15 +8,14 @@ local CLEARED = {
   cancelled = "The request was withdrawn.",
 }
 
--- The rights that asking and settling need, beyond publishing.
-function settle.needs(s)
-  local needs = history.needs(s)
-  needs[#needs + 1] = {"HSET", s.permissions, "state", ""}
-  needs[#needs + 1] = {"ZADD", s.pending, "0", ""}
-  needs[#needs + 1] = {"ZADD", s.settled, "0", ""}
-  needs[#needs + 1] = {"XADD", s.answers, "*", "decision", ""}
-  needs[#needs + 1] = {"PUBLISH", s.answers_channel, ""}
-  return needs
+-- Refuse unless this user may do all that asking and settling will do.
+function settle.check_rights(s)
+  history.check_rights(s)
+  session.check_right("HSET", s.permissions, "state", "")
+  session.check_right("ZADD", s.pending, "0", "")
+  session.check_right("ZADD", s.settled, "0", "")
+  session.check_right("XADD", s.answers, "*", "decision", "")
+  session.check_right("PUBLISH", s.answers_channel, "")
 end
 
 -- Settle `request` (a table from requests.find, pending) and return the decision with its time.
@@ -32,7 +31,8 @@ function settle.close(s, request, outcome, decision, answer)
     redis.call("PEXPIRE", s.settled, math.max(redis.call("PTTL", s.permissions), 1))
   end
   if redis.call("EXISTS", s.pending) == 0 then
-    s.open_until, s.next_due = 0, 0
+    -- Nothing holds the history any more: the next append shortens its life to the usual.
+    s.open_until, s.next_due, s.alive_until = 0, 0, 0
     redis.call("HDEL", s.meta, "open_until", "next_due")
   end
   redis.call("XADD", s.answers, "MAXLEN", "~", ANSWERS_KEPT, "*", "request_id", id, "outcome", outcome,
@@ -57,9 +57,11 @@ end
 
 -- Settle every request whose deadline has passed. Nearly always one comparison.
 function settle.due(s)
+  session.load_deadlines(s)
   if s.next_due == 0 or s.now < s.next_due then
     return
   end
+  settle.check_rights(s)
   local next_due = 0
   for _, request_id in ipairs(redis.call("ZRANGE", s.pending, 0, -1)) do
     local expires = redis.call("HGET", s.permissions, "expires:" .. request_id)
