@@ -134,6 +134,4 @@ def _in_words(error: Exception) -> click.ClickException:
     if isinstance(error, GatewayError):
         return Refusal(redact(error.message))
     said = redact(str(error)) or type(error).__name__
-    return Refusal(
-        f"{said} ({type(error).__name__}).", hint="`sse-gateway --debug …` says where."
-    )
+    return Refusal(f"{said} ({type(error).__name__}).", hint="`sse-gateway --debug …` says where.")

@@ -55,6 +55,8 @@ class Gateway:
         self.session_id = session_id
         self._token = token
         self._fresh_token = fresh_token
+        # A token was made anew: nothing is to be waited for.
+        self._renewed = False
         self._http: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Gateway:
@@ -94,6 +96,8 @@ class Gateway:
             if parser.retry_ms is not None:
                 retry_seconds = parser.retry_ms / 1000
             pause = min(retry_seconds * 2 ** min(failures, 5), max(LONGEST_RETRY_SECONDS, retry_seconds))
+            if self._renewed:
+                self._renewed, pause = False, 0.0
             if failures:
                 pause *= random.uniform(0.8, 1.2)
             yield Lost(why, pause)
@@ -132,7 +136,7 @@ class Gateway:
             return
         answer = await _json_object(response)
         if response.status == TOKEN_REFUSED and self._fresh_token and answer.get("code") == "token_expired":
-            self._token = self._fresh_token()
+            self._renew()
             raise ConnectionError("the token had expired")
         said = str(answer.get("message") or f"HTTP {response.status} {response.reason}")
         if response.status >= 500:
@@ -159,9 +163,13 @@ class Gateway:
         if reason == "session_ended":
             return Over("the session has ended")
         if reason == "token_expired" and self._fresh_token is not None:
-            self._token = self._fresh_token()
+            self._renew()
             return None
         raise Refusal(f"The gateway closed the stream: {reason}.", hint=_HINTS.get(reason, ""))
+
+    def _renew(self) -> None:
+        assert self._fresh_token is not None
+        self._token, self._renewed = self._fresh_token(), True
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._token}"} if self._token else {}

@@ -77,7 +77,7 @@ class Terminal:
             [COMMAND, *words],
             output=self._slave,
             stdin=self._slave,
-            env=environment(settings) | {"TERM": "xterm-256color"} | dict(env or {}),
+            env=environment(settings) | {"TERM": "xterm-256color", "COLUMNS": str(width)} | dict(env or {}),
         )
         asyncio.get_running_loop().add_reader(self._master, self._read)
 
