@@ -48,11 +48,13 @@ def make_replay(reading: Reading, requested: str | None, *, resumed: bool) -> Re
         frame = notices.stream_reset(reading.verdict, requested=requested, oldest=oldest, latest=latest)
         parts.append(frame.body)
     if reset or not resumed:
+        # What the replay contains comes in it, on a later page perhaps.
         replayed_requests = {entry.request_id for entry in reading.entries}
+        page_end = reading.entries[-1].seq if reading.more else reading.top
         parts.extend(
             encode_event(pending.data)
             for pending in reading.pending
-            if pending.request_id not in replayed_requests
+            if pending.request_id not in replayed_requests and not page_end < pending.seq <= reading.top
         )
         parts.extend(encode_event(data) for data in reading.state)
     parts.extend(_entries(reading, requested))
