@@ -19,7 +19,8 @@ from sse_gateway.cli.sse import ServerEvent
 from sse_gateway.core.visible import visible
 
 TYPE_WIDTH = 18
-MIN_WIDTH = 40
+MIN_WIDTH = 56
+MAX_RISK_COLUMNS = 10
 
 _RISKS = {"low": "green", "medium": "yellow", "high": "red"}
 _OUTCOMES = {"approved": "green", "denied": "red", "expired": "yellow", "cancelled": "yellow"}
@@ -72,9 +73,9 @@ def _summary(kind: str, data: dict[str, Any], whole: Any) -> tuple[str | None, s
             result = (
                 data.get("error") if failed and data.get("error") else data.get("result", data.get("output"))
             )
-            mark = "failed" if failed else "ok"
             tool = f"{show(data['tool_name'])} " if data.get("tool_name") else ""
-            return "red" if failed else "green", f"{tool}{mark} {'' if result is None else show(result)}"
+            text = "" if result is None else f" {show(result)}"
+            return "red" if failed else "green", f"{tool}{'failed' if failed else 'ok'}{text}"
         case "permission_request" | "settled_request":
             return "yellow", f"{show(data.get('tool_name', '?'))} {show(data.get('parameters', {}))}"
         case "permission_cleared":
@@ -109,7 +110,8 @@ def request_box(request: dict[str, Any], *, width: int, number: int = 1, count: 
     width = max(MIN_WIDTH, min(width, 100))
     risk = str(request.get("risk_level", "?"))
     colour = _RISKS.get(risk, "yellow")
-    title = f" permission request{f' {number} of {count}' if count > 1 else ''} · {show(risk)} risk "
+    which = f" {number} of {count}" if count > 1 else ""
+    title = f" permission request{which} · {_cut(show(risk), MAX_RISK_COLUMNS)} risk "
     lines = [_edge("╭", title, "╮", width, colour)]
     for text in _request_text(request):
         for piece in wrap(text, width - 4):
@@ -121,7 +123,8 @@ def request_box(request: dict[str, Any], *, width: int, number: int = 1, count: 
 
 def _request_text(request: dict[str, Any]) -> list[str]:
     text = [click.style(show(request.get("tool_name", "?")), bold=True)]
-    text += [show(request[name]) for name in ("title", "description") if request.get(name)]
+    text += [show(request["title"])] if request.get("title") else []
+    text += [show(line) for line in _text_of(request.get("description")).split("\n") if line]
     parameters = request.get("parameters", {})
     # Indented JSON is how people read arguments; its line ends are ours, so each line is shown by itself.
     text += [show(line) for line in json.dumps(parameters, ensure_ascii=False, indent=2).splitlines()]
@@ -131,6 +134,10 @@ def _request_text(request: dict[str, Any]) -> list[str]:
         )
     identity = f"{show(request.get('request_id', '?'))} · until {clock(request.get('expires_at'))}"
     return [*text, click.style(identity, dim=True)]
+
+
+def _text_of(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else compact(value)
 
 
 def request_options(request: dict[str, Any]) -> list[dict[str, Any]]:
