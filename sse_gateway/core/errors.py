@@ -54,6 +54,7 @@ STATUS: Mapping[str, int] = {
     "too_many_streams": 429,
     # ours
     "internal_error": 500,
+    "keys_unavailable": 503,
     "overloaded": 503,
     "redis_unavailable": 503,
     "shutting_down": 503,

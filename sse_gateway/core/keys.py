@@ -85,9 +85,9 @@ class Keys:
         """Return the one channel of backends of the old kind."""
         return f"{self.namespace}sse_events"
 
-    def old_slot(self, type: str, session_id: str) -> str:
-        """Return the key that holds an old backend's latest event of a type."""
-        return f"{self.namespace}{type}:{session_id}"
+    def old_slot(self, kind: str, session_id: str) -> str:
+        """Return the key that holds an old backend's latest event of a kind."""
+        return f"{self.namespace}{kind}:{session_id}"
 
     def function(self, name: str) -> str:
         return f"{self.namespace}{name}"

@@ -10,5 +10,6 @@ presence     who is watching, told to Redis
 """
 
 from sse_gateway.gateway.gateway import Gateway
+from sse_gateway.gateway.tickets import TICKET_SECONDS
 
-__all__ = ["Gateway"]
+__all__ = ["TICKET_SECONDS", "Gateway"]

@@ -6,20 +6,23 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from sse_gateway.auth import RESPOND, Principal
 from sse_gateway.config import Settings
 from sse_gateway.core import notices
 from sse_gateway.core.cursor import Cursor
 from sse_gateway.core.errors import GatewayError, Unavailable
 from sse_gateway.core.keys import Keys
 from sse_gateway.core.wire import Frame
-from sse_gateway.delivery.feed import Feed
+from sse_gateway.delivery.feed import Feed, Join
 from sse_gateway.delivery.hub import Hub
+from sse_gateway.delivery.limits import Limits
 from sse_gateway.delivery.stream import Stream
 from sse_gateway.gateway.answers import Answers
 from sse_gateway.gateway.compat import Compat
@@ -29,11 +32,13 @@ from sse_gateway.gateway.live import Live
 from sse_gateway.gateway.plain_requests import PlainRequests
 from sse_gateway.gateway.presence import Presence
 from sse_gateway.gateway.tasks import Tasks
+from sse_gateway.gateway.tickets import Tickets
 from sse_gateway.gateway.waits import Waits
 from sse_gateway.metrics import Metrics
 from sse_gateway.store.connection import Store
 from sse_gateway.store.history import History, Reading
-from sse_gateway.store.library import Library, Limits
+from sse_gateway.store.library import Library
+from sse_gateway.store.library import Limits as LibraryLimits
 from sse_gateway.store.permissions import Permissions
 from sse_gateway.store.push import Push
 
@@ -43,13 +48,13 @@ logger = logging.getLogger(__name__)
 class Gateway:
     """Hold the streams of one process and connect them to Redis."""
 
-    def __init__(self, settings: Settings, *, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, *, metrics: Metrics, max_streams: int) -> None:
         assert settings.redis_url is not None
         self.gateway_id = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
         self.settings = settings
         self.metrics = metrics
         self.keys = Keys(settings.namespace)
-        limits = Limits(
+        limits = LibraryLimits(
             history_events=settings.history_events,
             history_bytes=settings.history_bytes,
             history_seconds=settings.history_seconds,
@@ -65,6 +70,12 @@ class Gateway:
             wait_replicas=settings.redis_wait_replicas,
         )
         self.history = History(self.store)
+        self.tickets = Tickets(self.store)
+        self.limits = Limits(
+            streams=max_streams,
+            per_session=settings.max_streams_per_session,
+            per_user=settings.max_streams_per_user,
+        )
         self.permissions = Permissions(self.store)
         self.hub = Hub(heartbeat_seconds=settings.heartbeat_seconds)
         self.presence = Presence(self.history, gateway_id=self.gateway_id)
@@ -148,8 +159,39 @@ class Gateway:
 
     # -- streams ----------------------------------------------------------------------------------
 
-    def opened(self, stream: Stream, reading: Reading) -> None:
-        """Take a stream in whose response has begun."""
+    def begin(
+        self,
+        join: Join,
+        reading: Reading,
+        transport: asyncio.WriteTransport,
+        *,
+        chunked: bool,
+        finish: Callable[[], None],
+        principal: Principal,
+        client_id: str | None,
+    ) -> Stream:
+        """Make the stream of a response that has begun, and take it in.
+
+        Its place must have been taken (`limits.take`); the stream's end gives it back.
+        """
+        settings, now = self.settings, time.time()
+        age = settings.max_stream_age_seconds
+        stream = Stream(
+            transport,
+            chunked=chunked,
+            finish=finish,
+            on_ended=self._ended,
+            session_id=join.feed.session_id,
+            user=principal.user,
+            viewer=principal.may(RESPOND),
+            client_id=client_id,
+            expires_at=principal.deadline(now),
+            max_age_at=now + age * random.uniform(0.8, 1.0) if age else float("inf"),
+            queue_events=settings.stream_queue_events,
+            queue_bytes=settings.stream_queue_bytes,
+        )
+        join.stream = stream
+        self.limits.opened(stream)
         self.hub.add(stream)
         self.presence.opened(stream)
         self.metrics.streams_opened.inc()
@@ -168,12 +210,12 @@ class Gateway:
                 }
             },
         )
-        if self.draining:
-            # It was on its way in when the others were told.
-            stream.close("shutdown")
+        return stream
 
-    def ended(self, stream: Stream) -> None:
+    def _ended(self, stream: Stream) -> None:
         """Let go of everything an ended stream held, and write its line."""
+        self.limits.ended(stream)
+        self.limits.release(stream.session_id, stream.user)
         self.hub.remove(stream)
         self.presence.closed(stream)
         self.handover.released(stream)

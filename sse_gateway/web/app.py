@@ -10,37 +10,31 @@ from sse_gateway.auth import Authenticator
 from sse_gateway.config import Settings
 from sse_gateway.gateway import Gateway
 from sse_gateway.web import console, cors, health, permissions, publish, streams, tickets
-from sse_gateway.web.keys import AUTHENTICATOR, GATEWAY, LIMITS, SETTINGS
-from sse_gateway.web.limits import Limits
+from sse_gateway.web.keys import AUTHENTICATOR, GATEWAY, SETTINGS
 from sse_gateway.web.replies import METRICS, refusals
 
 BODY_OVERHEAD_BYTES = 64 * 1024
+_SESSION = "{session_id:[^/]+}"
+"""Wider than aiohttp's own pattern, which takes no braces: what is no session id is told so by a 400."""
 
 
-def make_app(
-    settings: Settings, gateway: Gateway, authenticator: Authenticator, *, max_streams: int
-) -> web.Application:
+def make_app(settings: Settings, gateway: Gateway, authenticator: Authenticator) -> web.Application:
     """Return the application; it starts the gateway and, when cleaned up, stops it."""
     app = web.Application(
         middlewares=[cors.allowing(settings.cors_origins), refusals],
         client_max_size=settings.max_event_bytes + BODY_OVERHEAD_BYTES,
     )
     _share(app, settings, gateway, authenticator)
-    app[LIMITS] = Limits(
-        streams=max_streams,
-        per_session=settings.max_streams_per_session,
-        per_user=settings.max_streams_per_user,
-    )
     base = settings.base_path
-    app.router.add_get(f"{base}/events/{{session_id}}", streams.events, allow_head=False)
-    app.router.add_post(f"{base}/permission-response/{{session_id}}", permissions.respond)
-    app.router.add_get(f"{base}/permissions/{{session_id}}", permissions.overview)
-    one = f"{base}/permissions/{{session_id}}/{{request_id}}"
+    app.router.add_get(f"{base}/events/{_SESSION}", streams.events, allow_head=False)
+    app.router.add_post(f"{base}/permission-response/{_SESSION}", permissions.respond)
+    app.router.add_get(f"{base}/permissions/{_SESSION}", permissions.overview)
+    one = f"{base}/permissions/{_SESSION}/{{request_id:[^/]+}}"
     app.router.add_get(one, permissions.decision)
     app.router.add_post(f"{one}/claim", permissions.claim)
-    app.router.add_get(f"{base}/health/{{session_id}}", health.health)
-    app.router.add_post(f"{base}/ticket/{{session_id}}", tickets.issue)
-    app.router.add_post(f"{base}/publish/{{session_id}}", publish.publish)
+    app.router.add_get(f"{base}/health/{_SESSION}", health.health)
+    app.router.add_post(f"{base}/ticket/{_SESSION}", tickets.issue)
+    app.router.add_post(f"{base}/publish/{_SESSION}", publish.publish)
     if settings.console:
         console.add_console(app, base)
     if settings.admin_port is None:

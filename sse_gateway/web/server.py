@@ -42,13 +42,13 @@ async def run(settings: Settings, *, ready: Callable[[str], None] | None = None)
     """
     max_streams = settings.max_streams or derive_max_streams(_raise_descriptor_limit())
     metrics = Metrics()
-    gateway = Gateway(settings, metrics=metrics)
+    gateway = Gateway(settings, metrics=metrics, max_streams=max_streams)
     authenticator = Authenticator(settings)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stopping, number)
-    app = make_app(settings, gateway, authenticator, max_streams=max_streams)
+    app = make_app(settings, gateway, authenticator)
     runner = _runner(app)
     admin = (
         _runner(make_admin_app(settings, gateway, authenticator)) if settings.admin_port is not None else None

@@ -7,25 +7,20 @@ any status but 200, so what a retry can cure is answered 200, `retry:`, `closing
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
 from dataclasses import dataclass
 
 from aiohttp import HttpVersion11, web
 from aiohttp_sse import EventSourceResponse
 
-from sse_gateway.auth import READ, RESPOND, Principal
+from sse_gateway.auth import READ, Principal
 from sse_gateway.core import notices
 from sse_gateway.core.errors import GatewayError, Unavailable
 from sse_gateway.core.wire import encode_retry
-from sse_gateway.delivery.stream import Stream
-from sse_gateway.web import tickets
 from sse_gateway.web.cors import mark
 from sse_gateway.web.identity import require_reach, session_of, token_of
-from sse_gateway.web.keys import AUTHENTICATOR, GATEWAY, LIMITS, SETTINGS
+from sse_gateway.web.keys import AUTHENTICATOR, GATEWAY, SETTINGS
 from sse_gateway.web.replies import METRICS
-from sse_gateway.web.transport import USER_TIMEOUT_SECONDS, hand_over, limit_kernel_buffer
+from sse_gateway.web.transport import USER_TIMEOUT_SECONDS, carry, limit_kernel_buffer
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -81,13 +76,13 @@ class _Asked:
 
 async def _events(request: web.Request) -> web.StreamResponse:
     asked = await _check(request)
-    gateway, limits = request.app[GATEWAY], request.app[LIMITS]
+    gateway = request.app[GATEWAY]
     if gateway.draining:
         raise _Refused("shutdown")
-    if limits.full:
+    if gateway.limits.full:
         raise _Refused("overloaded")
-    limits.take(asked.session_id, asked.principal.user, asked.client_id)
-    stream: Stream | None = None
+    gateway.limits.take(asked.session_id, asked.principal.user, asked.client_id)
+    begun = False
     try:
         async with gateway.handover.gate(asked.session_id) as join:
             shown = await gateway.compat.snapshot(asked.session_id) if gateway.compat is not None else []
@@ -95,26 +90,33 @@ async def _events(request: web.Request) -> web.StreamResponse:
             if reading.ended and reading.verdict == "ok" and not reading.entries:
                 return web.Response(status=204, headers={"Cache-Control": "no-store"})
             if asked.ticket is not None:
-                await tickets.redeem(gateway.store, asked.ticket, asked.session_id)
+                await gateway.tickets.redeem(asked.ticket, asked.session_id)
             response = await _begin(request)
-            stream, over = await _carry(request, response, asked)
-            join.stream = stream
-            limits.opened(stream)
-            gateway.opened(stream, reading)
-            if asked.cursor is not None or asked.mode != "snapshot":
-                shown = []
-            await gateway.handover.bring_live(join, stream, reading, cursor=asked.cursor, shown=shown)
-            if reading.ended:
-                stream.close("session_ended")
-            if over is not None:
-                await over.wait()
-    except BaseException:
-        if stream is not None:
-            stream.end("client_gone")
-        raise
+            carrier = await carry(request, response, by=request.app[SETTINGS].stream_transport)
+            stream = gateway.begin(
+                join,
+                reading,
+                carrier.transport,
+                chunked=request.version >= HttpVersion11,
+                finish=carrier.finish,
+                principal=asked.principal,
+                client_id=asked.client_id,
+            )
+            begun = True
+            try:
+                carrier.watch(stream.end)
+                if asked.cursor is not None or asked.mode != "snapshot":
+                    shown = []
+                await gateway.handover.bring_live(join, stream, reading, cursor=asked.cursor, shown=shown)
+                if reading.ended:
+                    stream.close("session_ended")
+                await carrier.held()
+            except BaseException:
+                stream.end("client_gone")
+                raise
     finally:
-        if stream is None:
-            limits.release(asked.session_id, asked.principal.user)
+        if not begun:
+            gateway.limits.release(asked.session_id, asked.principal.user)
     response.stop_streaming()
     return response
 
@@ -129,52 +131,11 @@ async def _check(request: web.Request) -> _Asked:
     client_id = _client_id(request)
     ticket = _ticket(request)
     if ticket is not None:
-        principal = await tickets.holder(gateway.store, ticket, session_id)
+        principal = await gateway.tickets.holder(ticket, session_id)
     else:
         principal = await authenticator.verify(token_of(request, in_query=True))
     await require_reach(request, principal, session_id, READ)
     return _Asked(session_id, principal, client_id, _cursor(request), mode, ticket)
-
-
-async def _carry(
-    request: web.Request, response: EventSourceResponse, asked: _Asked
-) -> tuple[Stream, asyncio.Event | None]:
-    """Return a stream on the request's connection, and what is set at its end if aiohttp carries it."""
-    gateway, limits, settings = request.app[GATEWAY], request.app[LIMITS], request.app[SETTINGS]
-
-    def ended(stream: Stream) -> None:
-        limits.ended(stream)
-        limits.release(stream.session_id, stream.user)
-        gateway.ended(stream)
-
-    connection = await hand_over(request, response) if settings.stream_transport == "handover" else None
-    over = None
-    if connection is not None:
-        transport, finish = connection.transport, connection.finish
-    else:
-        over = asyncio.Event()
-        transport, finish = request.transport, over.set
-    if transport is None:
-        raise ConnectionResetError
-    now = time.time()
-    age = settings.max_stream_age_seconds
-    stream = Stream(
-        transport,
-        chunked=request.version >= HttpVersion11,
-        finish=finish,
-        on_ended=ended,
-        session_id=asked.session_id,
-        user=asked.principal.user,
-        viewer=asked.principal.may(RESPOND),
-        client_id=asked.client_id,
-        expires_at=asked.principal.deadline(now),
-        max_age_at=now + age * random.uniform(0.8, 1.0) if age else float("inf"),
-        queue_events=settings.stream_queue_events,
-        queue_bytes=settings.stream_queue_bytes,
-    )
-    if connection is not None:
-        connection.on_lost = stream.end
-    return stream, over
 
 
 async def _begin(request: web.Request) -> EventSourceResponse:

@@ -1,65 +1,19 @@
-"""One-use tickets, so that no JWT stands in a URL.
-
-A ticket carries the rights and the expiry of the token that asked for it, for one session. It is kept
-under its digest for 30 s and is redeemed after all other checks: proxies repeat a GET whose first
-gateway died before it answered.
-"""
+"""`POST {base}/ticket/{session_id}`: a ticket for `?ticket=` on this session's stream."""
 
 from __future__ import annotations
 
-import json
-import secrets
-from typing import Any
-
 from aiohttp import web
 
-from sse_gateway.auth import READ, Principal
-from sse_gateway.core.errors import AuthError
-from sse_gateway.store.connection import Store
+from sse_gateway.auth import READ
+from sse_gateway.gateway import TICKET_SECONDS
 from sse_gateway.web.identity import require, session_of
 from sse_gateway.web.keys import GATEWAY
 from sse_gateway.web.replies import success
 
-TICKET_SECONDS = 30
-_TICKET_BYTES = 24
-_SPENT = "The ticket was used, has expired or was made for another session; ask for a new one."
-
 
 async def issue(request: web.Request) -> web.Response:
-    """Return a ticket for `?ticket=` on this session's stream."""
+    """Return a one-use ticket with the rights and the expiry of the token that asks."""
     session_id = session_of(request)
     principal = await require(request, session_id, READ)
-    store = request.app[GATEWAY].store
-    ticket = secrets.token_urlsafe(_TICKET_BYTES)
-    held = {
-        "session": session_id,
-        "user": principal.user,
-        "scopes": sorted(principal.scopes),
-        "expires_at": principal.expires_at,
-        "leeway_seconds": principal.leeway_seconds,
-    }
-    await store.command("SET", store.keys.ticket(ticket), json.dumps(held), "EX", TICKET_SECONDS)
+    ticket = await request.app[GATEWAY].tickets.issue(session_id, principal)
     return success({"ticket": ticket, "expires_in": TICKET_SECONDS})
-
-
-async def holder(store: Store, ticket: str, session_id: str) -> Principal:
-    """Return whom a ticket speaks for without using it up, else raise `ticket_spent`."""
-    return _principal(await store.command("GET", store.keys.ticket(ticket)), session_id)
-
-
-async def redeem(store: Store, ticket: str, session_id: str) -> None:
-    """Use a ticket up, else raise `ticket_spent`: of two who come with it, one gets through."""
-    _principal(await store.command("GETDEL", store.keys.ticket(ticket)), session_id)
-
-
-def _principal(held: bytes | None, session_id: str) -> Principal:
-    members: dict[str, Any] = json.loads(held) if held else {}
-    if members.get("session") != session_id:
-        raise AuthError("ticket_spent", _SPENT)
-    return Principal(
-        user=members["user"],
-        sessions=(session_id,),
-        scopes=frozenset(members["scopes"]),
-        expires_at=members["expires_at"],
-        leeway_seconds=members["leeway_seconds"],
-    )

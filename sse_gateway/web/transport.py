@@ -62,7 +62,51 @@ class Connection(asyncio.Protocol):
         self.transport = None
 
 
-async def hand_over(request: web.Request, response: EventSourceResponse) -> Connection | None:
+class HandedOver:
+    """A stream on a socket of its own: the request's handler need not stay."""
+
+    def __init__(self, connection: Connection, transport: asyncio.WriteTransport) -> None:
+        self._connection = connection
+        self.transport = transport
+        self.finish = connection.finish
+
+    def watch(self, end: Callable[[str], None]) -> None:
+        """Have `end` called once the connection is gone."""
+        if self._connection.transport is None:
+            end("client_gone")
+        else:
+            self._connection.on_lost = end
+
+    async def held(self) -> None:
+        """Return at once."""
+
+
+class Held:
+    """A stream on aiohttp's own transport: its handler stays until the end."""
+
+    def __init__(self, transport: asyncio.WriteTransport) -> None:
+        self._over = asyncio.Event()
+        self.transport = transport
+        self.finish = self._over.set
+
+    def watch(self, end: Callable[[str], None]) -> None:
+        """Nobody tells a handler that its client has gone; the sweep finds out."""
+
+    async def held(self) -> None:
+        """Return once the stream is over; aiohttp then ends the body."""
+        await self._over.wait()
+
+
+async def carry(request: web.Request, response: EventSourceResponse, *, by: str) -> HandedOver | Held:
+    """Return what carries a stream whose head was sent, `by` "handover" if possible or by "aiohttp"."""
+    connection = await _hand_over(request, response) if by == "handover" else None
+    transport = request.transport if connection is None else connection.transport
+    if transport is None:
+        raise ConnectionResetError
+    return Held(transport) if connection is None else HandedOver(connection, transport)
+
+
+async def _hand_over(request: web.Request, response: EventSourceResponse) -> Connection | None:
     """Take the socket away from aiohttp; None when it cannot be, and the response has to carry on.
 
     The head and the first line must have left: what is still in the original's buffer would be lost.
