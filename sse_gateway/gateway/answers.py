@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sse_gateway.core.errors import GatewayError
 from sse_gateway.core.permissions import Answer, check_against_request, compose_decision
+from sse_gateway.gateway.records import record_decision
 from sse_gateway.metrics import Metrics
 from sse_gateway.store.permissions import Permissions
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ class Answers:
         if decision is None or result.verdict not in ("won", "replayed"):
             raise _refusal(result.verdict, decision, result.pending)
         if result.verdict == "won":
-            self._record(session_id, decision)
+            record_decision(session_id, decision, self._metrics)
         return Settled(decision, replayed=result.verdict == "replayed")
 
     async def _find(self, session_id: str, answer: Answer) -> tuple[str, Mapping[str, Any]]:
@@ -80,29 +78,6 @@ class Answers:
         if len(pending) == 1:
             return pending[0].request_id, json.loads(pending[0].request)
         return "", {}
-
-    def _record(self, session_id: str, decision: Mapping[str, Any]) -> None:
-        """Write the audit line: who decided what, never the parameters."""
-        self._metrics.permission_decisions.labels(decision["outcome"], decision["source"]).inc()
-        logger.info(
-            "permission_decided",
-            extra={
-                "fields": {
-                    "session": session_id,
-                    **{
-                        name: decision.get(name)
-                        for name in (
-                            "request_id",
-                            "outcome",
-                            "decided_by",
-                            "source",
-                            "option_id",
-                            "decided_at",
-                        )
-                    },
-                }
-            },
-        )
 
 
 def _input_digest(updated_input: Mapping[str, Any] | None) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from sse_gateway.core.errors import GatewayError
 from sse_gateway.core.events import iso_ms
+from sse_gateway.gateway.records import record_decision
 from sse_gateway.gateway.tasks import Tasks
 from sse_gateway.metrics import Metrics
 from sse_gateway.store.permissions import Permissions
@@ -61,6 +62,9 @@ class Deadlines:
                 self.watch(session_id, str(request_id), left)
         elif event["type"] == "permission_cleared":
             self._cancel(session_id, str(request_id))
+            if data.get("source") != "human":
+                # An answer is recorded by the gateway that took it; this by whoever has a stream.
+                record_decision(session_id, data, self._metrics)
 
     def watch(self, session_id: str, request_id: str, seconds_left: float) -> None:
         """Set the timers of an open request; idempotent."""

@@ -10,8 +10,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 from sse_gateway.auth import RESPOND, Principal
 from sse_gateway.config import Settings
@@ -27,10 +26,12 @@ from sse_gateway.delivery.stream import Stream
 from sse_gateway.gateway.answers import Answers
 from sse_gateway.gateway.compat import Compat
 from sse_gateway.gateway.deadlines import Deadlines
+from sse_gateway.gateway.gauges import gauges
 from sse_gateway.gateway.handover import Handover
 from sse_gateway.gateway.live import Live
 from sse_gateway.gateway.plain_requests import PlainRequests
 from sse_gateway.gateway.presence import Presence
+from sse_gateway.gateway.records import record_closed, record_opened
 from sse_gateway.gateway.tasks import Tasks
 from sse_gateway.gateway.tickets import Tickets
 from sse_gateway.gateway.waits import Waits
@@ -130,7 +131,7 @@ class Gateway:
         self.draining = False
         self._tasks = Tasks()
         self._library_loaded = False
-        metrics.observe(self._gauges)
+        metrics.observe(lambda: gauges(self.hub, self.push, metrics))
 
     async def start(self) -> None:
         """Start everything that runs by itself; Redis need not be there yet."""
@@ -194,21 +195,15 @@ class Gateway:
         self.limits.opened(stream)
         self.hub.add(stream)
         self.presence.opened(stream)
-        self.metrics.streams_opened.inc()
         for pending in reading.pending:
             self.deadlines.watch(
                 stream.session_id, pending.request_id, (pending.expires_ms - reading.now_ms) / 1000
             )
-        logger.info(
-            "SSE stream opened",
-            extra={
-                "fields": {
-                    "session": stream.session_id,
-                    "user": stream.user,
-                    "streams": len(self.hub.streams),
-                    "cursor": f"{reading.epoch}-{reading.top}",
-                }
-            },
+        record_opened(
+            stream,
+            position=Cursor(reading.epoch, reading.top),
+            streams=len(self.hub.streams),
+            metrics=self.metrics,
         )
         return stream
 
@@ -221,24 +216,7 @@ class Gateway:
         self.handover.released(stream)
         if not self.presence.streams(stream.session_id):
             self.deadlines.forget(stream.session_id)
-        seconds = time.monotonic() - stream.opened_at
-        self.metrics.ended_stream_frames += stream.events
-        self.metrics.ended_stream_bytes += stream.sent_bytes
-        self.metrics.streams_closed.labels(stream.ended_because).inc()
-        self.metrics.stream_seconds.observe(seconds)
-        logger.info(
-            "SSE stream closed",
-            extra={
-                "fields": {
-                    "session": stream.session_id,
-                    "user": stream.user,
-                    "reason": stream.ended_because,
-                    "seconds": round(seconds, 3),
-                    "events": stream.events,
-                    "bytes": stream.sent_bytes,
-                }
-            },
-        )
+        record_closed(stream, self.metrics)
 
     # -- what comes from below --------------------------------------------------------------------
 
@@ -320,27 +298,3 @@ class Gateway:
         if self.draining:
             return "stopped"
         return "degraded" if self.not_ready() else "running"
-
-    def _gauges(self) -> Iterator[tuple[str, str, float]]:
-        streams: Any = self.hub.streams
-        yield "streams", "Streams open now", len(streams)
-        yield (
-            "frames_sent_total",
-            "Frames written to streams",
-            self.metrics.ended_stream_frames + sum(stream.events for stream in streams),
-        )
-        yield (
-            "sent_bytes_total",
-            "Bytes written to streams",
-            self.metrics.ended_stream_bytes + sum(stream.sent_bytes for stream in streams),
-        )
-        yield (
-            "buffered_bytes",
-            "Bytes the streams' readers have not taken yet",
-            sum(stream.buffered_bytes for stream in streams),
-        )
-        yield "push_connected", "Whether the push connection is up and proven", float(self.push.proven)
-        yield "push_reconnects_total", "Push connections lost", self.push.reconnects
-        yield "push_last_message_timestamp_seconds", "When anything last arrived", self.push.last_message_at
-        yield "push_probe_failures_total", "Probes that did not come back", self.push.probe_failures
-        yield "subscriptions", "Channels subscribed", self.push.subscriptions
