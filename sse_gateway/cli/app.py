@@ -78,7 +78,7 @@ def _show_version(ctx: click.Context, _parameter: click.Parameter, *, value: boo
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=EXAMPLES,
-    no_args_is_help=True,
+    invoke_without_command=True,
 )
 @click.option(
     "--version",
@@ -93,6 +93,8 @@ def _show_version(ctx: click.Context, _parameter: click.Parameter, *, value: boo
 def group(ctx: click.Context, *, debug: bool) -> None:
     """Server-Sent Events between browsers and agent backends over Redis, with human permission answers."""
     ctx.obj = {"debug": debug}
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def run(arguments: list[str] | None = None) -> NoReturn:
@@ -106,6 +108,10 @@ def run(arguments: list[str] | None = None) -> NoReturn:
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         code = 130
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "sse-gateway"
+        _show(Misuse(error.format_message(), hint=f"`{path} --help` shows what there is"), colour)
+        code = Misuse.exit_code
     except click.ClickException as error:
         _show(error, colour)
         code = error.exit_code

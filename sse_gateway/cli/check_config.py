@@ -10,19 +10,19 @@ import click
 from sse_gateway.cli.options import SettingsCommand, settings_from, settings_options
 from sse_gateway.config.table import effective
 
+EXAMPLES = (
+    "sse-gateway check-config --config /etc/sse-gateway.toml",
+    "SSE_GATEWAY_PORT=9000 sse-gateway check-config --print",
+)
 
-@click.command(cls=SettingsCommand, name="check-config")
+
+@click.command(cls=SettingsCommand, examples=EXAMPLES, name="check-config")
 @click.option("--print", "show", is_flag=True, help="Print the effective settings, secrets masked.")
 @settings_options()
 def command(*, show: bool, config: Path | None, **flags: Any) -> None:
-    r"""Check the settings `serve` would start with.
+    """Check the settings `serve` would start with.
 
     Everything that is wrong is said at once; the exit code is 0 when nothing is, else 2.
-
-    \b
-    Examples:
-      sse-gateway check-config --config /etc/sse-gateway.toml
-      SSE_GATEWAY_PORT=9000 sse-gateway check-config --print
     """
     settings = settings_from(
         flags, config, needs=("redis_url", "key"), hint="docs/settings.md lists every setting."

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from sse_gateway.cli.refusal import Misuse, Refusal
 from sse_gateway.cli.running import free_port, run_loop, serve
 from sse_gateway.cli.serve import set_up_logs
+from sse_gateway.cli.teaching import TeachingCommand
 from sse_gateway.cli.token import mint
 from sse_gateway.config import Settings
 from sse_gateway.core.errors import GatewayError
@@ -25,9 +26,13 @@ FIRST_PORT = 8000
 TTL_SECONDS = 12 * 3600
 USER = "you"
 EVENT = '{"type":"tool_status","data":{"status":"executing"}}'
+EXAMPLES = (
+    "sse-gateway demo",
+    "sse-gateway demo --port 9000",
+)
 
 
-@click.command()
+@click.command(cls=TeachingCommand, examples=EXAMPLES)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -47,16 +52,11 @@ EVENT = '{"type":"tool_status","data":{"status":"executing"}}'
     help="The agent's pace.",
 )
 def command(*, port: int | None, session: str, log_level: str, seconds_per_step: float) -> None:
-    r"""Start an embedded server, the gateway and a scripted agent, and print what to open and to paste.
+    """Start an embedded server, the gateway and a scripted agent, and print what to open and to paste.
 
     The agent works on a small task, again and again: it runs tools and asks for permission before what is
     dangerous. Open the console, answer, and see it go on accordingly. Settings from variables and files are
     not used, nothing is reachable from other machines, and nothing is left behind.
-
-    \b
-    Examples:
-      sse-gateway demo
-      sse-gateway demo --port 9000
     """
     try:
         check_session_id(session)

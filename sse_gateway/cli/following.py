@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -220,5 +221,6 @@ def _words(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "nothing came for too long"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or str(error.os_error)
+        number = error.os_error.errno
+        return os.strerror(number) if number else str(error.os_error)
     return str(error) or type(error).__name__

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from sse_gateway.cli.refusal import Misuse
+from sse_gateway.cli.teaching import TeachingCommand
 from sse_gateway.config import PREFIX, Settings, SettingsError, load
 from sse_gateway.config.table import Row, rows
 
@@ -33,7 +34,7 @@ class SettingOption(click.Option):
         )
 
 
-class SettingsCommand(click.Command):
+class SettingsCommand(TeachingCommand):
     """List the flags that stand for settings behind the command's own, section by section."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -41,7 +42,8 @@ class SettingsCommand(click.Command):
         own: list[tuple[str, str]] = []
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
+            # Arguments stand in the usage line and are told by the text.
+            record = None if isinstance(parameter, click.Argument) else parameter.get_help_record(ctx)
             if record is None:
                 continue
             section = getattr(parameter, "section", None)
@@ -49,7 +51,7 @@ class SettingsCommand(click.Command):
         with formatter.section("Options"):
             formatter.write_dl(own)
         for title, records in sections.items():
-            with formatter.section(f"Settings: {title}"):
+            with formatter.section(title):
                 formatter.write_dl(records)
 
 

@@ -17,8 +17,15 @@ from sse_gateway.core.errors import GatewayError, Unavailable
 from sse_gateway.core.events import EVENT_TYPE, RESERVED_TYPES, dumps, loads_strict
 from sse_gateway.core.keys import check_session_id
 
+EXAMPLES = (
+    "export SSE_GATEWAY_REDIS_URL=redis://127.0.0.1:6379/0",
+    'sse-gateway publish s1 \'{"type":"tool_status","data":{"status":"executing"}}\'',
+    'sse-gateway publish s1 --type tool_result --data \'{"tool_name":"bash","result":"done"}\'',
+    "build.sh | jq -Rs '{type:\"build.log\",data:{text:.}}' | sse-gateway publish s1 -",
+)
 
-@click.command(cls=SettingsCommand)
+
+@click.command(cls=SettingsCommand, examples=EXAMPLES)
 @click.argument("session")
 @click.argument("event", required=False)
 @click.option("--type", "-t", "type_", metavar="TYPE", help="The event's type, instead of a whole EVENT.")
@@ -43,17 +50,10 @@ def command(
     config: Path | None,
     **flags: Any,
 ) -> None:
-    r"""Publish EVENT, a JSON object with a type and data, and print its id.
+    """Publish EVENT, a JSON object with a type and data, and print its id.
 
     EVENT may be - for standard input. A permission_request becomes a pending request, and how it stands is
     printed.
-
-    \b
-    Examples:
-      export SSE_GATEWAY_REDIS_URL=redis://127.0.0.1:6379/0
-      sse-gateway publish s1 '{"type":"tool_status","data":{"status":"executing"}}'
-      sse-gateway publish s1 --type tool_result --data '{"tool_name":"bash","result":"done"}'
-      build.sh | jq -Rs '{type:"build.log",data:{text:.}}' | sse-gateway publish s1 -
     """
     try:
         check_session_id(session)

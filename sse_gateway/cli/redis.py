@@ -11,7 +11,7 @@ from sse_gateway.core.keys import Keys
 from sse_gateway.store.connection import Store
 from sse_gateway.store.library import Library, Limits
 
-# What decides which Redis is meant, and which functions in it: the gateway's settings and ours must agree.
+# What is given as flags; the settings that are rendered into the functions come from variables or the file.
 REDIS_SETTINGS = (
     "redis_url",
     "redis_url_file",
@@ -19,17 +19,12 @@ REDIS_SETTINGS = (
     "redis_password_file",
     "redis_ca_file",
     "namespace",
-    "history_events",
-    "history_bytes",
-    "history_seconds",
-    "max_event_bytes",
-    "permission_seconds",
 )
 
 
 @asynccontextmanager
 async def open_store(settings: Settings) -> AsyncIterator[Store]:
-    """Give a store with the functions of these settings, and close it."""
+    """Give a store with the functions of these settings, which are the gateway's own, and close it."""
     assert settings.redis_url is not None
     limits = Limits(
         history_events=settings.history_events,

@@ -21,9 +21,14 @@ logger = logging.getLogger(__name__)
 
 DEV_SESSION = "dev"
 DEV_TTL_SECONDS = 12 * 3600
+EXAMPLES = (
+    "sse-gateway serve --dev",
+    "sse-gateway serve --redis-url redis://127.0.0.1:6379/0 --jwt-secret-file /run/secrets/jwt",
+    "sse-gateway serve --config /etc/sse-gateway.toml --host 0.0.0.0",
+)
 
 
-@click.command(cls=SettingsCommand)
+@click.command(cls=SettingsCommand, examples=EXAMPLES)
 @click.option(
     "--dev",
     is_flag=True,
@@ -31,17 +36,11 @@ DEV_TTL_SECONDS = 12 * 3600
 )
 @settings_options()
 def command(*, dev: bool, config: Path | None, **flags: Any) -> None:
-    r"""Run the gateway until SIGTERM or Ctrl-C; a second Ctrl-C does not wait for open streams.
+    """Run the gateway until SIGTERM or Ctrl-C; a second Ctrl-C does not wait for open streams.
 
     It needs to know where Redis is and how tokens are verified. Settings come from the flags below, then from
     variables named SSE_GATEWAY_ and the setting, then from --config. Flags can be seen by everybody on the
     machine: secrets are better kept in files (--jwt-secret-file).
-
-    \b
-    Examples:
-      sse-gateway serve --dev
-      sse-gateway serve --redis-url redis://127.0.0.1:6379/0 --jwt-secret-file /run/secrets/jwt
-      sse-gateway serve --config /etc/sse-gateway.toml --host 0.0.0.0
     """
     if dev:
         run_loop(_serve_dev(_dev_settings(flags, config)))

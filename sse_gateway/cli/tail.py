@@ -25,9 +25,15 @@ from sse_gateway.core.errors import GatewayError
 from sse_gateway.core.keys import check_session_id
 
 MINTED_SECONDS = 3600
+EXAMPLES = (
+    "sse-gateway tail s1",
+    'sse-gateway tail s1 --url https://gw.example.org/agent_backend/api/sse --token "$TOKEN"',
+    "sse-gateway tail s1 --replay all --json | jq .data",
+    "sse-gateway tail s1 --since 3fa9c01b2e-41",
+)
 
 
-@click.command(cls=SettingsCommand)
+@click.command(cls=SettingsCommand, examples=EXAMPLES)
 @click.argument("session")
 @click.option(
     "--url", envvar="SSE_GATEWAY_URL", metavar="URL", help="The gateway's address with its base path."
@@ -60,20 +66,13 @@ def command(
     config: Path | None,
     **flags: Any,
 ) -> None:
-    r"""Show a session's stream, one line an event, reconnecting without a gap.
+    """Show a session's stream, one line an event, reconnecting without a gap.
 
     On a terminal a permission request is shown in full and can be answered: type y or n, a reason behind it
     if you like, and Enter. Characters that could deceive (control, bidirectional, invisible) are written out.
 
     The token is --token or SSE_GATEWAY_TOKEN; without one, tail mints its own when the gateway's secret is
     configured.
-
-    \b
-    Examples:
-      sse-gateway tail s1
-      sse-gateway tail s1 --url https://gw.example.org/agent_backend/api/sse --token "$TOKEN"
-      sse-gateway tail s1 --replay all --json | jq .data
-      sse-gateway tail s1 --since 3fa9c01b2e-41
     """
     try:
         check_session_id(session)

@@ -36,9 +36,15 @@ KEY_SETTINGS = (
     "jwt_sessions_claim",
     "default_scopes",
 )
+EXAMPLES = (
+    "export SSE_GATEWAY_JWT_SECRET_FILE=/run/secrets/jwt",
+    "sse-gateway token --user ann --session s1 --ttl 8h",
+    "TOKEN=$(sse-gateway token -u worker -s '*' --scope sse:publish)",
+    'sse-gateway token --explain "$TOKEN" --session s1',
+)
 
 
-@click.command(cls=SettingsCommand)
+@click.command(cls=SettingsCommand, examples=EXAMPLES)
 @click.option("--user", "-u", metavar="NAME", help="Whom the token speaks for.")
 @click.option(
     "--session",
@@ -72,17 +78,10 @@ def command(
     config: Path | None,
     **flags: Any,
 ) -> None:
-    r"""Mint a token with the secret the gateway verifies with, and print it.
+    """Mint a token with the secret the gateway verifies with, and print it.
 
     Nothing but the token goes to standard output, so that it can be put into a variable. A token reaches the
     sessions it names and those its user owns.
-
-    \b
-    Examples:
-      export SSE_GATEWAY_JWT_SECRET_FILE=/run/secrets/jwt
-      sse-gateway token --user ann --session s1 --ttl 8h
-      TOKEN=$(sse-gateway token -u worker -s '*' --scope sse:publish)
-      sse-gateway token --explain "$TOKEN" --session s1
     """
     settings = settings_from(flags, config, needs=("key",))
     if explain is not None:
