@@ -1,0 +1,66 @@
+"""Two gateways on one server, and the few calls that most tests make of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+
+from tests.support.gateway import GatewayProcess
+from tests.support.servers import RedisProcess
+from tests.support.tokens import token
+
+Gateways = Callable[..., Awaitable[GatewayProcess]]
+"""The fixture `gateways`."""
+CLIENT_LIMITS = httpx.Limits(max_connections=None)
+PAGE_ORIGIN = "https://app.example.org"
+"""The origin whose pages may call the site's gateways."""
+HEARTBEAT_SECONDS = 0.3
+
+
+class Site:
+    """Gateways `a` and `b`. They differ in one setting, so that neither side of it needs a wait:
+
+    an answer that names no request counts at once at `a`, and never soon enough at `b`
+    (MIN_DISPLAY_SECONDS 0 and 60).
+    """
+
+    def __init__(self, server: RedisProcess) -> None:
+        self.server = server
+        self.a = self._gateway(min_display_seconds=0)
+        self.b = self._gateway(min_display_seconds=60)
+
+    def _gateway(self, **settings: Any) -> GatewayProcess:
+        return GatewayProcess(
+            self.server.url,
+            heartbeat_seconds=HEARTBEAT_SECONDS,
+            cors_origins=[PAGE_ORIGIN],
+            **settings,
+        )
+
+    def call(self, function: str, session_id: str, *arguments: str | bytes) -> Any:
+        """FCALL a function of the library, as any Redis client in any language would."""
+        return self.server.client.execute_command("FCALL", function, 1, session_id, *arguments)
+
+    def publish(self, session_id: str, type: str, data: Any = None, **members: Any) -> str:
+        """Publish one event durably and return its id."""
+        event = {"type": type, "data": {} if data is None else data, **members}
+        return str(self.call("sse_publish", session_id, json.dumps(event)))
+
+    def say(self, session_id: str, payload: str | bytes) -> int:
+        """PUBLISH on the session's channel, as plain as it gets; return how many gateways heard it."""
+        heard: int = self.server.client.publish(f"sse_events:{session_id}", payload)
+        return heard
+
+    def ask(self, session_id: str, **request: Any) -> dict[str, Any]:
+        """Ask for permission and return what the script says."""
+        asked = {"tool_name": "bash", "parameters": {"cmd": "ls"}, "risk_level": "low", **request}
+        standing: dict[str, Any] = json.loads(self.call("sse_ask", session_id, json.dumps(asked)))
+        return standing
+
+
+def bearer(session_id: str, **claims: Any) -> dict[str, str]:
+    """Return the header of a token that names this session."""
+    return {"Authorization": f"Bearer {token(session_id=session_id, **claims)}"}
