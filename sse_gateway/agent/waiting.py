@@ -1,0 +1,378 @@
+"""Wait for decisions: any number of requests, over any number of sessions, on one connection.
+
+How a decision is never missed, and nothing waits for ever:
+
+  * the listener's hint, that a request was settled, makes us ask Redis at once (`sse_decision`);
+  * whenever a session's channel begins to be listened to, at first or after a reconnect, all its waiting
+    requests are asked for, since what was settled before was told to nobody;
+  * so are they at their deadlines, and every `recheck_seconds` (each second while the channel is not
+    listened to), which finds what was lost without a trace; then the connection is doubted and replaced;
+  * a request that Redis lost, restarted without its data, is asked again with the time that it has left.
+
+Looks that fall due together go in one round trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import json
+import logging
+import math
+import random
+import time
+from collections.abc import Coroutine
+from datetime import datetime
+from typing import Any
+
+from sse_gateway.agent.asks import Ask
+from sse_gateway.agent.calls import Again, Calls, Pauses
+from sse_gateway.agent.decisions import Decision, check_digest
+from sse_gateway.agent.listener import Listener
+from sse_gateway.core.errors import GatewayError, Unavailable
+
+logger = logging.getLogger(__name__)
+
+RECHECK_SECONDS = 20.0
+UNHEARD_SECONDS = 1.0
+"""How often to look while a session's channel is not listened to."""
+WITHDRAW_SECONDS = 2.0
+"""How long a cancelled task waits for its request's cancellation, which goes on without it if need be."""
+VIEWER_SECONDS = 5.0
+"""How often to look whether somebody is watching, where that matters."""
+LATE_SECONDS = 2.0
+"""A decision that is as old as this when we find it by ourselves should have been heard of."""
+_WITHDRAWAL = "sse agent withdrawal"
+_DEFAULT_TIMEOUT = 300.0
+_LOOK_SECONDS = 0.1
+"""A look that takes longer than this goes on beside the next: one node of a Cluster must not hold up all."""
+
+
+class _Wait:
+    """One request that one task waits for."""
+
+    __slots__ = (
+        "ask",
+        "asked",
+        "check_at",
+        "deadline",
+        "decision",
+        "expires_ms",
+        "heard",
+        "overdue",
+        "unseen_since",
+        "withdrawn",
+    )
+
+    def __init__(self, ask: Ask) -> None:
+        loop = asyncio.get_running_loop()
+        self.ask = ask
+        self.asked = asyncio.Event()
+        """The first asking is over, whichever way."""
+        self.withdrawn = False
+        self.decision: asyncio.Future[Decision] = loop.create_future()
+        self.deadline = loop.time() + (ask.timeout or _DEFAULT_TIMEOUT)
+        """In the loop's time; the true one is never later, and earlier if it was asked before."""
+        self.expires_ms = 0
+        """The deadline on Redis's clock."""
+        self.check_at = math.inf
+        """When to look next, in the loop's time."""
+        self.heard = False
+        self.overdue = 0
+        """How often it was found pending after its deadline: our clock and Redis's differ."""
+        self.unseen_since: float | None = None
+
+
+class Waiting:
+    """Ask, and wait until settled."""
+
+    def __init__(self, calls: Calls, listener: Listener, *, recheck_seconds: float) -> None:
+        self._calls = calls
+        self._listener = listener
+        self._recheck_seconds = recheck_seconds
+        self._keys = calls.library.keys
+        self._waits: dict[str, list[_Wait]] = {}
+        """Session's channel → its waiting requests."""
+        self._agenda: list[tuple[float, int, _Wait]] = []
+        """A heap of (when to look, a number, the request); entries that were superseded stay until met."""
+        self._numbers = itertools.count()
+        self._agenda_changed = asyncio.Event()
+        self._pauses = Pauses()
+        self._looking: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    @property
+    def count(self) -> int:
+        """Return how many requests are being waited for."""
+        return sum(len(waits) for waits in self._waits.values())
+
+    async def decide(self, ask: Ask, *, withdraw_on_cancel: bool) -> Decision:
+        """Ask and return the decision; cancelled, withdraw the request (within WITHDRAW_SECONDS)."""
+        wait = _Wait(ask)
+        # In a task of its own, so that a cancellation cannot tear the asking apart: a request that is on its
+        # way could otherwise reach Redis after its own withdrawal.
+        asking = self._spawn(self._ask_and_wait(wait))
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            if asking.cancelled():
+                raise Unavailable("The client was closed while a request was waiting; ask again.") from None
+            wait.withdrawn = True
+            withdrawal = self._spawn(
+                self._withdraw(wait, asking, cancel=withdraw_on_cancel), name=_WITHDRAWAL
+            )
+            await asyncio.wait((withdrawal,), timeout=WITHDRAW_SECONDS)
+            raise
+
+    async def close(self) -> None:
+        """Let go of everything. Requests stay as they are: the agent that asks again finds them."""
+        self._closed = True
+        withdrawals = [task for task in self._tasks if task.get_name() == _WITHDRAWAL]
+        if withdrawals:
+            await asyncio.wait(withdrawals, timeout=WITHDRAW_SECONDS)
+        tasks = [*self._tasks, *([self._looking] if self._looking is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def heard(self, channel: str, payload: bytes) -> None:
+        """Look at what a message says was settled; one that says nothing clear means all of the session."""
+        try:
+            settled = json.loads(payload)["request_id"]
+        except (ValueError, KeyError, TypeError):
+            settled = None
+        for wait in self._waits.get(channel, ()):
+            if settled is None or wait.ask.request_id == settled:
+                wait.heard = True
+                self._look_at(wait, 0.0)
+
+    def live(self, channel: str) -> None:
+        """Look at all requests of a session whose channel has just begun to be listened to."""
+        for wait in self._waits.get(channel, ()):
+            if wait.asked.is_set():
+                self._look_at(wait, 0.0)
+
+    # Asking
+
+    async def _ask_and_wait(self, wait: _Wait) -> Decision:
+        channel = self._keys.answers_channel(wait.ask.session_id)
+        self._listener.listen(channel)
+        live_before = self._listener.live_since(channel)
+        self._waits.setdefault(channel, []).append(wait)
+        try:
+            try:
+                reply = await self._ask(wait)
+            finally:
+                wait.asked.set()
+            await self._took(wait, reply, pause=UNHEARD_SECONDS)
+            if not wait.decision.done() and self._listener.live_since(channel) != live_before:
+                self._look_at(wait, 0.0)
+            return check_digest(await wait.decision, wait.ask.digest)
+        finally:
+            if wait.decision.done() and not wait.decision.cancelled():
+                wait.decision.exception()  # marked as seen
+            waits = self._waits[channel]
+            waits.remove(wait)
+            if not waits:
+                del self._waits[channel]
+            self._listener.unlisten(channel)
+
+    async def _ask(self, wait: _Wait) -> Any:
+        """Ask until Redis has answered, for as long as the asker would wait for a human."""
+        loop = asyncio.get_running_loop()
+        ask = wait.ask
+        pauses = Pauses()
+        while True:
+            left = wait.deadline - loop.time()
+            body = ask.encode(None if ask.timeout is None else max(left, 0.001))
+            try:
+                return await self._calls.attempt("ask", ask.session_id, body, ask.owner)
+            except Again as again:
+                pause = pauses.next()
+                if wait.withdrawn or loop.time() + pause >= wait.deadline:
+                    raise again.error from None
+            await asyncio.sleep(pause)
+
+    async def _withdraw(self, wait: _Wait, asking: asyncio.Task[Decision], *, cancel: bool) -> None:
+        await wait.asked.wait()
+        asking.cancel()
+        await asyncio.wait((asking,))
+        if not asking.cancelled():
+            asking.exception()  # marked as seen: who asked is gone
+        ask = wait.ask
+        others = self._waits.get(self._keys.answers_channel(ask.session_id), ())
+        if not cancel or any(other.ask.request_id == ask.request_id for other in others):
+            return
+        try:
+            await self._calls.call(
+                "cancel", ask.session_id, ask.request_id, "the task that asked was cancelled"
+            )
+        except GatewayError as error:
+            if error.code != "unknown_request":
+                logger.warning("request %s could not be withdrawn: %s", ask.request_id, error)
+
+    # Looking
+
+    def _look_at(self, wait: _Wait, seconds: float) -> None:
+        """Look in so many seconds, or earlier if that was said already.
+
+        Never later: what is heard of while a look is on its way is not in that look's answer.
+        """
+        at = asyncio.get_running_loop().time() + seconds
+        if at >= wait.check_at:
+            return
+        wait.check_at = at
+        heapq.heappush(self._agenda, (wait.check_at, next(self._numbers), wait))
+        self._agenda_changed.set()
+        if self._looking is None and not self._closed:
+            self._looking = asyncio.create_task(self._look_when_due(), name="sse agent looks")
+
+    async def _look_when_due(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._agenda_changed.clear()
+            due = self._due(loop.time())
+            if due:
+                # Awaited for a moment, so that what falls due meanwhile goes together.
+                await asyncio.wait((self._spawn(self._look(due)),), timeout=_LOOK_SECONDS)
+                continue
+            delay = self._agenda[0][0] - loop.time() if self._agenda else None
+            try:
+                async with asyncio.timeout(delay):
+                    await self._agenda_changed.wait()
+            except TimeoutError:
+                pass
+
+    def _due(self, now: float) -> list[_Wait]:
+        due = []
+        while self._agenda and self._agenda[0][0] <= now:
+            at, _, wait = heapq.heappop(self._agenda)
+            if at == wait.check_at and not wait.decision.done():
+                wait.check_at = math.inf
+                due.append(wait)
+        return due
+
+    async def _look(self, due: list[_Wait]) -> None:
+        """Ask how the requests stand, all in one round trip."""
+        replies = await self._calls.attempt_many(
+            "decision", [(wait.ask.session_id, wait.ask.request_id) for wait in due]
+        )
+        if not any(isinstance(reply, Again) for reply in replies):
+            self._pauses = Pauses()
+        pause = self._pauses.next()
+        await asyncio.gather(
+            *(self._took(wait, reply, pause=pause) for wait, reply in zip(due, replies, strict=True))
+        )
+
+    async def _took(self, wait: _Wait, reply: Any, *, pause: float) -> None:
+        """Take a reply, or a failure in its place; after one that may pass, look again in `pause` seconds."""
+        try:
+            if isinstance(reply, GatewayError) and reply.code == "unknown_request":
+                await self._ask_again(wait)
+            elif isinstance(reply, Exception):
+                raise reply
+            else:
+                await self._take(wait, _standing(reply))
+        except Again as again:
+            if asyncio.get_running_loop().time() > wait.deadline + self._calls.seconds:
+                _fail(wait, again.error)
+            else:
+                self._look_at(wait, pause)
+        except GatewayError as error:
+            _fail(wait, error)
+
+    async def _ask_again(self, wait: _Wait) -> None:
+        """Ask for what Redis has lost, or find that its time is over."""
+        ask = wait.ask
+        left = wait.deadline - asyncio.get_running_loop().time()
+        if left <= 0:
+            _settle(wait, Decision.expired(ask.request_id, ask.digest))
+            return
+        logger.warning("Redis has lost the request %s; asking again", ask.request_id)
+        reply = await self._calls.attempt("ask", ask.session_id, ask.encode(left), ask.owner)
+        await self._take(wait, _standing(reply))
+
+    async def _take(self, wait: _Wait, standing: dict[str, Any]) -> None:
+        """Settle the wait, or see when to look again."""
+        if wait.decision.done():
+            return
+        if standing["status"] == "decided":
+            decision = Decision.parse(standing["decision"])
+            self._check_hearing(wait, decision)
+            _settle(wait, decision)
+            return
+        wait.expires_ms = round(datetime.fromisoformat(standing["expires_at"]).timestamp() * 1000)
+        left = wait.expires_ms / 1000 - (time.time() + self._listener.clock_offset)
+        if wait.ask.timeout is None:
+            wait.deadline = asyncio.get_running_loop().time() + left
+        if wait.ask.no_viewer_seconds is not None and await self._gave_up(wait, standing["viewers"]):
+            return
+        self._look_at(wait, self._next_look(wait, left))
+
+    def _next_look(self, wait: _Wait, left: float) -> float:
+        """Return in how many seconds to look again."""
+        if left <= 0:
+            wait.overdue += 1
+            return float(min(0.05 * 2**wait.overdue, 2.0))
+        channel = self._keys.answers_channel(wait.ask.session_id)
+        heard = self._listener.live_since(channel) is not None
+        usual = self._recheck_seconds if heard else min(UNHEARD_SECONDS, self._recheck_seconds)
+        seconds = usual * random.uniform(0.75, 1.25)
+        patience = wait.ask.no_viewer_seconds
+        if patience is not None:
+            unseen = asyncio.get_running_loop().time() - wait.unseen_since if wait.unseen_since else 0.0
+            seconds = min(seconds, max(0.05, min(VIEWER_SECONDS, patience - unseen)))
+        # A little late rather than a little early: then this very look settles it.
+        return min(seconds, left + 0.02)
+
+    async def _gave_up(self, wait: _Wait, viewers: int) -> bool:
+        """Cancel the request if nobody was watching for too long; Redis has the last word on "nobody"."""
+        ask = wait.ask
+        now = asyncio.get_running_loop().time()
+        if viewers:
+            wait.unseen_since = None
+            return False
+        wait.unseen_since = wait.unseen_since or now
+        assert ask.no_viewer_seconds is not None
+        if now - wait.unseen_since < ask.no_viewer_seconds:
+            return False
+        standing = _standing(
+            await self._calls.attempt("cancel", ask.session_id, ask.request_id, "", "no_viewer")
+        )
+        if standing["status"] == "decided":
+            _settle(wait, Decision.parse(standing["decision"]))
+            return True
+        wait.unseen_since = None
+        return False
+
+    def _check_hearing(self, wait: _Wait, decision: Decision) -> None:
+        """Doubt the connection if this decision should have been heard of long ago."""
+        since = self._listener.live_since(self._keys.answers_channel(wait.ask.session_id))
+        if wait.heard or since is None or decision.decided_at is None or not wait.expires_ms:
+            return
+        decided = decision.decided_at.timestamp() - self._listener.clock_offset
+        if decided > since + LATE_SECONDS and time.time() - decided > LATE_SECONDS:
+            self._listener.doubt("a decision was not heard on it")
+
+    def _spawn(self, work: Coroutine[Any, Any, Any], *, name: str = "sse agent") -> asyncio.Task[Any]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _standing(reply: bytes | str) -> dict[str, Any]:
+    standing: dict[str, Any] = json.loads(reply)
+    return standing
+
+
+def _settle(wait: _Wait, decision: Decision) -> None:
+    if not wait.decision.done():
+        wait.decision.set_result(decision)
+
+
+def _fail(wait: _Wait, error: GatewayError) -> None:
+    if not wait.decision.done():
+        wait.decision.set_exception(error)
