@@ -101,16 +101,19 @@ local function value_end(text, start)
   return at
 end
 
--- Return name -> {start, end} of the values of the object that fills `text`. Names with escapes and names
--- given twice are refused: two readers could each take another value for what is about to be approved.
+-- Return name -> {start, end} of the values of the object that fills `text`. A name given twice is refused:
+-- two readers could each take another value for what is about to be approved.
 function json.members(text, what)
   local members = {}
   local at = string.find(text, '[^ ]', 2)
   while string.byte(text, at) == QUOTE do
     local close = string_end(text, at)
     local name = string.sub(text, at + 1, close - 1)
-    if members[name] or string.find(name, "\\", 1, true) then
-      refuse("BAD_REQUEST", what .. " has a member that is given twice or whose name is escaped")
+    if string.find(name, "\\", 1, true) then
+      name = decoder(64)('["' .. name .. '"]')[1]
+    end
+    if members[name] then
+      refuse("BAD_REQUEST", what .. " has a member that is given twice")
     end
     local start = string.match(text, "^ *: *()", close + 1)
     local finish = value_end(text, start)

@@ -1,0 +1,66 @@
+"""Fixtures of the store's tests: the scripts in every form they are used in."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from sse_gateway.core.keys import Keys
+from sse_gateway.store.connection import Store
+from sse_gateway.store.history import History
+from sse_gateway.store.library import Library
+from sse_gateway.store.permissions import Permissions
+from tests.store.scripts import Form, Scripts
+from tests.support.servers import RedisProcess
+
+
+@pytest.fixture(params=["valkey fcall", "redis fcall", "valkey eval", "redis eval"])
+def scripts(request: pytest.FixtureRequest) -> Scripts:
+    """The scripts as functions and as EVAL, on both servers: one text, so every rule holds for each."""
+    kind, form = request.param.split()
+    server: RedisProcess = request.getfixturevalue(f"{kind}_process")
+    server.flush()
+    return Scripts(server, form=form)
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def functions(request: pytest.FixtureRequest) -> Scripts:
+    """The scripts as functions, on both servers."""
+    server: RedisProcess = request.getfixturevalue(f"{request.param}_process")
+    server.flush()
+    return Scripts(server)
+
+
+@pytest.fixture
+async def stores() -> AsyncIterator[Callable[..., Store]]:
+    """Make stores: `stores(server.url)`; they are closed at the end."""
+    made: list[Store] = []
+
+    def make(url: str, *, namespace: str = "", **options: object) -> Store:
+        store = Store(url, keys=Keys(namespace), library=Library(namespace), **options)  # type: ignore[arg-type]
+        made.append(store)
+        return store
+
+    yield make
+    for store in made:
+        await store.close()
+
+
+@pytest.fixture
+def store(server: RedisProcess, stores: Callable[..., Store]) -> Store:
+    """A store on `server`; the library loads itself at the first call."""
+    return stores(server.url)
+
+
+@pytest.fixture
+def history(store: Store) -> History:
+    return History(store)
+
+
+@pytest.fixture
+def permissions(store: Store) -> Permissions:
+    return Permissions(store)
+
+
+__all__ = ["Form"]
