@@ -45,13 +45,22 @@ EXAMPLES = (
     "--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning", "error"])
 )
 @click.option(
+    "--answer-seconds",
+    default=120,
+    show_default=True,
+    type=click.IntRange(1, 3600),
+    help="How long the agent waits for an answer.",
+)
+@click.option(
     "--seconds-per-step",
     default=1.5,
     show_default=True,
     type=click.FloatRange(0.05, 60),
     help="The agent's pace.",
 )
-def command(*, port: int | None, session: str, log_level: str, seconds_per_step: float) -> None:
+def command(
+    *, port: int | None, session: str, log_level: str, answer_seconds: int, seconds_per_step: float
+) -> None:
     """Start an embedded server, the gateway and a scripted agent, and print what to open and to paste.
 
     The agent works on a small task, again and again: it runs tools and asks for permission before what is
@@ -69,7 +78,7 @@ def command(*, port: int | None, session: str, log_level: str, seconds_per_step:
         log_level=log_level,
     )
     set_up_logs(settings)
-    run_loop(_demo(settings, session, seconds_per_step=seconds_per_step))
+    run_loop(_demo(settings, session, step_seconds=seconds_per_step, answer_seconds=answer_seconds))
 
 
 def _port(asked: int | None) -> int:
@@ -87,7 +96,7 @@ def _port(asked: int | None) -> int:
     return found
 
 
-async def _demo(settings: Settings, session: str, *, seconds_per_step: float) -> None:
+async def _demo(settings: Settings, session: str, *, step_seconds: float, answer_seconds: int) -> None:
     from sse_gateway.cli.scripted_agent import play  # noqa: PLC0415
     from sse_gateway.store.embedded import EmbeddedServer, EmbeddedServerError  # noqa: PLC0415
 
@@ -95,7 +104,8 @@ async def _demo(settings: Settings, session: str, *, seconds_per_step: float) ->
 
     def ready(address: str) -> None:
         click.echo(banner(effective, session, address))
-        agents.append(asyncio.create_task(play(effective, session, step_seconds=seconds_per_step)))
+        agent = play(server.url, session, step_seconds=step_seconds, answer_seconds=answer_seconds)
+        agents.append(asyncio.create_task(agent))
         agents[0].add_done_callback(_tell_end)
 
     try:

@@ -13,6 +13,7 @@ from sse_gateway.cli.refusal import Misuse
 from sse_gateway.cli.teaching import TeachingCommand
 from sse_gateway.config import PREFIX, Settings, SettingsError, load
 from sse_gateway.config.table import Row, rows
+from sse_gateway.store.urls import parse_url
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -80,16 +81,16 @@ def settings_from(
 ) -> Settings:
     """Return the effective settings of a command, or refuse with every fault (exit code 2)."""
     try:
-        return load(flags, environ=os.environ, config=config, needs=needs)
+        settings = load(flags, environ=os.environ, config=config, needs=needs)
     except SettingsError as error:
-        raise Misuse(
-            str(error), hint=hint or "`sse-gateway check-config` says the same at any time."
-        ) from None
-
-
-def is_given(name: str, flags: dict[str, Any]) -> bool:
-    """Tell whether a setting comes from a flag or a variable."""
-    return flags.get(name) is not None or bool(os.environ.get(PREFIX + name.upper()))
+        advice = hint or "`sse-gateway check-config` says the same at any time."
+        raise Misuse(str(error), hint=advice) from None
+    if settings.redis_url is not None:
+        try:
+            parse_url(settings.redis_url.get_secret_value())
+        except ValueError as error:
+            raise Misuse(f"REDIS_URL: {error}.", hint=hint) from None
+    return settings
 
 
 def _add(command: Callable[..., Any], option: click.Option) -> None:

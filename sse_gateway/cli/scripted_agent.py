@@ -1,7 +1,7 @@
 """A small coding agent that plays the same story again and again, for the demo.
 
 It runs tools, asks before what is dangerous, and goes on by what was decided: approved, denied, or nobody
-answered in time. What it "runs" is text in a table; nothing is executed.
+answered in time. It is written with the SDK alone, as any agent would be; what it "runs" is text in a table.
 """
 
 from __future__ import annotations
@@ -12,17 +12,11 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from sse_gateway.cli.redis import open_store
-from sse_gateway.config import Settings
-from sse_gateway.core.errors import Unavailable
-from sse_gateway.core.events import dumps
-from sse_gateway.store.history import History
-from sse_gateway.store.permissions import Permissions
+from sse_gateway.agent import AgentClient, Decision, Session, Unavailable
+from sse_gateway.agent.asks import RiskLevel
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 120
-POLL_SECONDS = 0.5
 PAUSE_STEPS = 4
 OUTAGE_SECONDS = 2.0
 
@@ -42,7 +36,7 @@ class Act:
 
     tool: str
     parameters: dict[str, Any]
-    risk: str
+    risk: RiskLevel
     title: str
     description: str
     result: Any
@@ -96,10 +90,10 @@ STORY: tuple[tuple[Look | Act, ...], ...] = (
 )
 
 
-async def play(settings: Settings, session: str, *, step_seconds: float) -> None:
+async def play(redis_url: str, session_id: str, *, step_seconds: float, answer_seconds: float) -> None:
     """Play the story over and over, until cancelled; an outage of Redis only makes it pause."""
-    async with open_store(settings) as store:
-        agent = _Agent(History(store), Permissions(store), session, step_seconds=step_seconds)
+    async with AgentClient(redis_url) as client:
+        agent = _Agent(client.session(session_id), step_seconds=step_seconds, answer_seconds=answer_seconds)
         for chapter in itertools.cycle(STORY):
             try:
                 for part in chapter:
@@ -111,74 +105,53 @@ async def play(settings: Settings, session: str, *, step_seconds: float) -> None
 
 
 class _Agent:
-    def __init__(
-        self, history: History, permissions: Permissions, session: str, *, step_seconds: float
-    ) -> None:
-        self._history = history
-        self._permissions = permissions
+    def __init__(self, session: Session, *, step_seconds: float, answer_seconds: float) -> None:
         self._session = session
         self._step_seconds = step_seconds
+        self._answer_seconds = answer_seconds
         self._calls = itertools.count(1)
 
     async def take(self, part: Look | Act) -> None:
         call = f"call-{next(self._calls)}"
-        if isinstance(part, Act):
-            await self._act(part, call)
+        if isinstance(part, Look):
+            await self._run(part, call)
             return
+        await self._status(part, call, "waiting_for_permission")
+        decision = await self._session.request_permission(
+            part.tool,
+            part.parameters,
+            risk_level=part.risk,
+            timeout=self._answer_seconds,
+            title=part.title,
+            description=part.description,
+            tool_call_id=call,
+        )
+        fields = {"tool": part.tool, "outcome": decision.outcome}
+        logger.info("the demo's agent got an answer", extra={"fields": fields})
+        if decision.approved and await self._session.claim(decision):
+            await self._run(part, call)
+            return
+        await self._status(part, call, decision.outcome)
+        error = f"Not run: {_why(decision)}. The agent {part.instead}."
+        await self._session.tool_result(part.tool, success=False, error=error, tool_call_id=call)
+        await asyncio.sleep(self._step_seconds)
+
+    async def _run(self, part: Look | Act, call: str) -> None:
         await self._status(part, call, "executing")
         await self._status(part, call, "completed")
-        await self._result(part, call, success=True, result=part.result)
-
-    async def _act(self, part: Act, call: str) -> None:
-        await self._status(part, call, "waiting_for_permission")
-        decision = await self._decision(part, call)
-        outcome = decision["outcome"]
-        logger.info(
-            "the demo's agent got an answer", extra={"fields": {"tool": part.tool, "outcome": outcome}}
-        )
-        if decision["approved"]:
-            await self._status(part, call, "executing")
-            await self._status(part, call, "completed")
-            await self._result(part, call, success=True, result=part.result)
-            return
-        why = {
-            "denied": f"Not run: denied by {decision.get('decided_by') or 'somebody'}",
-            "expired": "Not run: nobody answered in time",
-        }.get(outcome, f"Not run: {outcome}")
-        reason = f" ({decision['reason']})" if decision.get("reason") else ""
-        await self._status(part, call, outcome)
-        await self._result(part, call, success=False, error=f"{why}{reason}. The agent {part.instead}.")
-
-    async def _decision(self, part: Act, call: str) -> dict[str, Any]:
-        standing = await self._permissions.ask(
-            self._session,
-            dumps(
-                {
-                    "tool_name": part.tool,
-                    "parameters": part.parameters,
-                    "risk_level": part.risk,
-                    "title": part.title,
-                    "description": part.description,
-                    "tool_call_id": call,
-                    "expires_in": ANSWER_SECONDS,
-                }
-            ),
-        )
-        while standing["status"] == "pending":
-            await asyncio.sleep(POLL_SECONDS)
-            standing = await self._permissions.decision(self._session, standing["request_id"])
-        decision: dict[str, Any] = standing["decision"]
-        return decision
+        await self._session.tool_result(part.tool, part.result, tool_call_id=call)
+        await asyncio.sleep(self._step_seconds)
 
     async def _status(self, part: Look | Act, call: str, status: str) -> None:
-        await self._publish(
-            "tool_status",
-            {"tool_name": part.tool, "tool_call_id": call, "status": status, "parameters": part.parameters},
+        await self._session.tool_status(
+            status, tool_name=part.tool, tool_call_id=call, parameters=part.parameters
         )
-
-    async def _result(self, part: Look | Act, call: str, **outcome: Any) -> None:
-        await self._publish("tool_result", {"tool_name": part.tool, "tool_call_id": call, **outcome})
-
-    async def _publish(self, type_: str, data: dict[str, Any]) -> None:
-        await self._history.publish(self._session, dumps({"type": type_, "data": data}))
         await asyncio.sleep(self._step_seconds)
+
+
+def _why(decision: Decision) -> str:
+    reason = f" ({decision.reason})" if decision.source == "human" and decision.reason else ""
+    return {
+        "denied": f"denied by {decision.decided_by or 'somebody'}{reason}",
+        "expired": "nobody answered in time",
+    }.get(decision.outcome, decision.outcome)

@@ -174,6 +174,18 @@ class TestDemo:
                 expected = "16 passed" if answer == "y" else "denied by you (not now)"
                 await viewer.shows(expected)
 
+    async def test_an_unanswered_request_is_not_told_as_a_denial(self) -> None:
+        words = ("--port", str(free_port()), "--seconds-per-step", "0.1", "--answer-seconds", "1")
+        async with Terminal("demo", *words, width=400) as terminal:
+            await terminal.shows("Ctrl-C ends all of it")
+            curl = re.search(r"curl -N '(\S+)'", terminal.text)
+            assert curl
+            told = await events(f"{curl[1]}&replay=all", until_type="permission_cleared")
+            assert told[-1]["data"]["outcome"] == "expired"
+            cursor = told[-1]["id"]
+            after = await events(f"{curl[1]}&last_event_id={cursor}", until_type="tool_result")
+            assert "nobody answered in time" in after[-1]["data"]["error"]
+
     async def test_a_taken_port_makes_it_take_another_and_say_so(self) -> None:
         with occupied_if_free(8000):
             async with Terminal("demo", width=200) as terminal:
