@@ -328,9 +328,9 @@ class Live:
             batches = [feeds[i : i + CATCH_UP_BATCH] for i in range(0, len(feeds), CATCH_UP_BATCH)]
             pause = POSITION_CHECK_SECONDS * random.uniform(0.8, 1.2) / max(1, len(batches))
             for batch in batches or [[]]:
-                await asyncio.sleep(pause)
                 with contextlib.suppress(Unavailable):
                     await self._check_batch(batch)
+                await asyncio.sleep(pause)
 
     async def _check_batch(self, feeds: list[Feed]) -> None:
         known = [feed.position for feed in feeds]

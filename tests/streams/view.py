@@ -1,0 +1,54 @@
+"""What one viewer has seen of a session, over all its connections, checked as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tests.streams.flat_out import published
+from tests.streams.tap import Frame
+
+
+class View:
+    """A viewer of a session that `flat_out` publishes to: no gap, no duplicate, nothing out of order.
+
+    Every event is compared byte by byte with the one published under its number.
+    """
+
+    def __init__(self, session_id: str) -> None:
+        self.session_id = session_id
+        self.cursor: str | None = None
+        """The last `id:` that came, which is what a browser sends when it returns."""
+        self.first: int | None = None
+        self.events = 0
+        self.handovers = 0
+
+    @property
+    def seq(self) -> int | None:
+        """Return the number of the last event, or of the position the first `ready` told."""
+        return int(self.cursor.partition("-")[2]) if self.cursor else None
+
+    def take(self, frames: Iterable[Frame]) -> bool:
+        """Check one connection's frames; return whether it became live."""
+        ready = False
+        for name, id, data in frames:
+            if name == "message" and id is not None:
+                epoch, _, number = id.partition("-")
+                seq = int(number)
+                if self.seq is not None:
+                    assert seq == self.seq + 1, f"{id} after {self.cursor}"
+                if self.first is None:
+                    self.first = seq
+                assert data == published(self.session_id, epoch, seq), data
+                self.events += 1
+                self.cursor = id
+            elif name == "ready":
+                assert not ready, "ready twice on one connection"
+                ready = True
+                assert self.cursor in (None, id), f"ready at {id}, but {self.cursor} was the last"
+                assert b'"complete":true' in data, data
+                self.cursor = id
+                self.handovers += 1
+            else:
+                assert name in ("message", "closing"), (name, data)
+                assert name == "closing" or b'"heartbeat"' in data, data
+        return ready
