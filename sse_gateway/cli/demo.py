@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 from typing import Any
@@ -23,6 +22,7 @@ from sse_gateway.core.keys import check_session_id
 logger = logging.getLogger(__name__)
 
 FIRST_PORT = 8000
+CANCEL_SECONDS = 0.2
 TTL_SECONDS = 12 * 3600
 USER = "you"
 EVENT = '{"type":"tool_status","data":{"status":"executing"}}'
@@ -114,10 +114,10 @@ async def _demo(settings: Settings, session: str, *, step_seconds: float, answer
             try:
                 await serve(effective, ready=ready)
             finally:
-                for agent in agents:
-                    agent.cancel()
-                    with contextlib.suppress(asyncio.CancelledError, Exception):
-                        await agent
+                while running := [agent for agent in agents if not agent.done()]:
+                    # Again and again: redis-py can swallow a cancellation that arrives together with a reply.
+                    running[0].cancel()
+                    await asyncio.wait(running, timeout=CANCEL_SECONDS)
     except EmbeddedServerError as error:
         raise Refusal(str(error)) from None
 

@@ -9,6 +9,8 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+CANCEL_SECONDS = 0.2
+
 
 class Tasks:
     """Hold the running tasks of one owner."""
@@ -25,9 +27,11 @@ class Tasks:
 
     async def stop(self) -> None:
         """Cancel what still runs, and wait for it."""
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        while running := [task for task in self._running if not task.done()]:
+            for task in running:
+                task.cancel()
+            # Again and again: redis-py can swallow a cancellation that arrives together with a reply.
+            await asyncio.wait(running, timeout=CANCEL_SECONDS)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
