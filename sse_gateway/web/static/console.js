@@ -25,6 +25,7 @@ const REDRAW_EVERY_MS = 80;
 const CALLS_KEPT = 60;
 const STEPS_KEPT = 12;
 const DECISIONS_KEPT = 20;
+const SETTLED_KEPT = 2_000;
 const NOTICES_KEPT = 60;
 const FILTERS_KEPT = 10;
 
@@ -150,6 +151,17 @@ function setText(element, text) {
 function randomHex(bytes) {
   // Not crypto.randomUUID: that one is missing on plain http from another machine.
   return Array.from(crypto.getRandomValues(new Uint8Array(bytes)), (b) => b.toString(16).padStart(2, "0")).join("");
+}
+
+/** Keep the newest `size` entries of a Map; returns the values of the others. */
+function forgetOldest(map, size) {
+  const forgotten = [];
+  for (const [key, value] of map) {
+    if (map.size <= size) break;
+    map.delete(key);
+    forgotten.push(value);
+  }
+  return forgotten;
 }
 
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
@@ -375,8 +387,9 @@ const timeline = {
           h("span", { class: `badge ${kindOf(type)}` }, clip(type, 40)),
           h("time", { datetime: envelope.timestamp, title: envelope.timestamp }, timeOfDay(envelope.timestamp)),
           h("span", { class: "text" }, clip(summary(envelope), 300)),
-          mark && h("span", { class: "mark", title: MARKS[mark] }, mark),
-          envelope.id && h("code", { class: "id", title: "Position: epoch-seq" }, String(envelope.id)),
+          h("span", { class: "where" },
+            mark && h("span", { class: "mark", title: MARKS[mark] }, mark),
+            envelope.id && h("code", { class: "id", title: "Position: epoch-seq" }, clip(String(envelope.id), 80))),
         ),
       ),
     );
@@ -476,7 +489,8 @@ function summary({ type, data }) {
   const join = (...parts) => parts.filter(Boolean).map((part) => clip(String(part), 200)).join(" · ");
   switch (type) {
     case "tool_status":
-      return join(tool, data.status, firstText(data.message, data.detail, data.description)) || preview(data);
+      return join(tool, data.status, firstText(data.message, data.detail, data.description) ?? preview(argumentsOf(data) ?? "")) ||
+        preview(data);
     case "tool_result":
       return join(tool, isFailure(data) ? "failed" : "done", preview(resultOf(data) ?? "")) || preview(data);
     case "permission_request":
@@ -488,6 +502,7 @@ function summary({ type, data }) {
   }
 }
 
+const argumentsOf = (data) => [data.parameters, data.arguments, data.input].find((value) => value !== undefined && value !== null);
 const toolName = (data) => firstText(data.tool_name, data.tool, data.name);
 const resultOf = (data) => [data.result, data.output, data.error].find((value) => value !== undefined && value !== null);
 const isFailure = (data) => data.success === false || data.is_error === true || (data.success !== true && Boolean(data.error));
@@ -528,7 +543,7 @@ const tools = {
     if (type === "tool_status") {
       const call = tools.call(data);
       call.detail = firstText(data.message, data.detail, data.description);
-      call.parameters = data.parameters ?? data.arguments ?? data.input ?? call.parameters;
+      call.parameters = argumentsOf(data) ?? call.parameters;
       tools.step(call, firstText(data.status) ?? "?", at);
     } else if (type === "tool_result") {
       const call = tools.call(data);
@@ -547,8 +562,12 @@ const tools = {
     const key = firstText(data.tool_call_id) ?? `name:${name ?? ""}`;
     let call = tools.calls.get(key);
     if (!call) {
-      call = { id: firstText(data.tool_call_id), name: undefined, steps: [], element: null };
+      call = { id: firstText(data.tool_call_id), name: undefined, steps: [], stepsForgotten: 0, element: null };
       tools.calls.set(key, call);
+      for (const old of forgetOldest(tools.calls, CALLS_KEPT)) {
+        tools.dirty.delete(old);
+        old.element?.remove();
+      }
     }
     call.name = name ?? call.name;
     return call;
@@ -561,6 +580,10 @@ const tools = {
       last.until = at;
     } else {
       call.steps.push({ status, at, until: at, times: 1 });
+      if (call.steps.length > STEPS_KEPT) {
+        call.steps.shift();
+        call.stepsForgotten += 1;
+      }
     }
     tools.dirty.add(call);
     frame.request();
@@ -568,12 +591,6 @@ const tools = {
 
   flush() {
     if (tools.dirty.size === 0) return;
-    for (const [key, call] of tools.calls) {
-      if (tools.calls.size <= CALLS_KEPT) break;
-      tools.calls.delete(key);
-      tools.dirty.delete(call);
-      call.element?.remove();
-    }
     for (const call of tools.dirty) tools.draw(call);
     tools.dirty.clear();
     $("no-tools").hidden = tools.calls.size > 0;
@@ -584,8 +601,6 @@ const tools = {
   draw(call) {
     const last = call.steps.at(-1);
     const wasOpen = call.element?.querySelector("details")?.open ?? false;
-    const steps = call.steps.slice(-STEPS_KEPT);
-    const skipped = call.steps.length - steps.length;
     const body = h("div", { class: "call-body" });
     if (call.parameters !== undefined) body.append(h("h4", {}, "Parameters"), jsonView(call.parameters));
     if (call.result?.value !== undefined) body.append(h("h4", {}, "Result"), jsonView(call.result.value));
@@ -601,8 +616,8 @@ const tools = {
         h(
           "span",
           { class: "steps" },
-          skipped > 0 && h("span", { class: "step" }, `${skipped} earlier`),
-          ...steps.map((step, index) => stepView(step, steps[index - 1])),
+          call.stepsForgotten > 0 && h("span", { class: "step" }, `${call.stepsForgotten} earlier`),
+          ...call.steps.map((step, index) => stepView(step, call.steps[index - 1])),
         ),
         (call.detail || call.result) &&
           h("span", { class: call.result?.failed ? "call-detail bad" : "call-detail" },
@@ -698,6 +713,7 @@ const requests = {
     // Told twice (reply and event) it counts once; but how it ended may replace that it is merely gone.
     if (requests.settled.has(id) && (requests.settled.get(id) !== "gone" || decision.outcome === "gone")) return;
     requests.settled.set(id, decision.outcome);
+    forgetOldest(requests.settled, SETTLED_KEPT);
     const request = requests.known.get(id);
     const data = request?.data ?? requests.past.get(id) ?? { request_id: id };
     requests.past.delete(id);
@@ -725,6 +741,7 @@ const requests = {
     if (requests.known.has(data.request_id)) return requests.settle(data.request_id, { outcome: "gone" });
     requests.settled.set(data.request_id, "gone");
     requests.past.set(data.request_id, data);
+    forgetOldest(requests.past, DECISIONS_KEPT);
     tools.permission(data, "asked", at);
   },
 
@@ -811,7 +828,7 @@ function verdict(decision, here) {
     case "expired":
       return "Expired: nobody answered in time.";
     case "cancelled":
-      return `Cancelled by the agent.${why}`;
+      return `Cancelled: the agent no longer asks.${why}`;
     default:
       return "No longer open: settled while this page was not connected.";
   }
