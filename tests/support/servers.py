@@ -132,7 +132,7 @@ class RedisProcess:
         self.client.save()
 
     def flush(self) -> None:
-        """Empty the server: data, functions, scripts, and subscribers and clients of earlier tests."""
+        """Empty the server: data, functions, scripts."""
         with self.client.pipeline(transaction=False) as pipeline:
             pipeline.flushall()
             pipeline.function_flush()
