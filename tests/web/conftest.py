@@ -1,23 +1,29 @@
 """A site that all these tests share: two gateways on one server, each a process of its own.
 
-Starting a gateway costs more than most of these tests take, so those that do not end, starve or reconfigure one
-use the site's, each with a session of its own. Whoever needs other settings starts gateways by `gateways`.
+Starting a gateway takes longer than most of these tests, so those that do not end, starve or reconfigure one
+use the site's, each with a session of its own. Whoever needs other settings starts some by `gateways`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import json
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
+from redis.asyncio import Redis
 
+from tests.support.gateway import GatewayProcess
 from tests.support.modes import missing
 from tests.support.servers import KINDS, Kind, RedisProcess, binary
-from tests.web.site import CLIENT_LIMITS, Site
+from tests.support.stream import SSEStream
+from tests.support.tokens import token
+from tests.web.site import CLIENT_LIMITS, Human, Site, Tab
 
 
 @asynccontextmanager
@@ -55,9 +61,37 @@ def site(valkey_site: Site) -> Site:
 
 
 @pytest.fixture(params=KINDS)
-def any_site(request: pytest.FixtureRequest) -> Iterator[Any]:
+def any_site(request: pytest.FixtureRequest) -> Any:
     """The same, once on Valkey and once on redis-server."""
     return request.getfixturevalue(f"{request.param}_site")
+
+
+@pytest.fixture
+async def tab() -> AsyncIterator[Tab]:
+    """Open streams that are hung up at the end of the test; see `Tab` for the call."""
+    opened: list[SSEStream] = []
+
+    async def open_tab(
+        gateway: GatewayProcess,
+        session_id: str,
+        query: str = "",
+        *,
+        ready: bool = True,
+        claims: Mapping[str, Any] = MappingProxyType({}),
+        **options: Any,
+    ) -> SSEStream:
+        made = token(**({"session_id": session_id} | dict(claims)))
+        stream = await SSEStream.open(gateway.events(session_id, query), **{"token": made, **options})
+        opened.append(stream)
+        if ready:
+            await stream.ready()
+        return stream
+
+    yield open_tab
+    for stream in opened:
+        stream.close()
+    for stream in opened:
+        await stream.ended()
 
 
 @pytest.fixture
@@ -65,3 +99,28 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client of this test's own."""
     async with httpx.AsyncClient(timeout=10, limits=CLIENT_LIMITS) as client:
         yield client
+
+
+@pytest.fixture
+def human(http: httpx.AsyncClient, session_id: str) -> Human:
+    """Somebody who answers requests of this test's session."""
+    return Human(http, session_id)
+
+
+@pytest.fixture
+async def heard(any_site: Site, session_id: str) -> AsyncIterator[list[Any]]:
+    """What an agent that subscribed to the answers' channel has heard so far."""
+    found: list[Any] = []
+    async with Redis(host="127.0.0.1", port=any_site.server.port) as client, client.pubsub() as channel:
+        await channel.subscribe(f"permission_response:{session_id}")
+        assert (await channel.get_message(timeout=10))["type"] == "subscribe"
+
+        async def listen() -> None:
+            while True:
+                message = await channel.get_message(timeout=None)
+                found.append(json.loads(message["data"]))
+
+        task = asyncio.create_task(listen())
+        yield found
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -10,10 +10,17 @@ import httpx
 
 from tests.support.gateway import GatewayProcess
 from tests.support.servers import RedisProcess
+from tests.support.stream import SSEStream
 from tests.support.tokens import token
 
 Gateways = Callable[..., Awaitable[GatewayProcess]]
 """The fixture `gateways`."""
+Tab = Callable[..., Awaitable[SSEStream]]
+"""The fixture `tab`: `await tab(gateway, session_id, "replay=all", last_event_id=…, http="1.0")`.
+
+It returns when the stream is ready (`ready=False`: when its head is there). Its token names the session;
+`claims={…}` adds to its claims, `token=…` takes its place.
+"""
 CLIENT_LIMITS = httpx.Limits(max_connections=None)
 PAGE_ORIGIN = "https://app.example.org"
 """The origin whose pages may call the site's gateways."""
@@ -21,9 +28,9 @@ HEARTBEAT_SECONDS = 0.3
 
 
 class Site:
-    """Gateways `a` and `b`. They differ in one setting, so that neither side of it needs a wait:
+    """Hold gateways `a` and `b`, which differ in one setting, so that neither side of it needs a wait.
 
-    an answer that names no request counts at once at `a`, and never soon enough at `b`
+    An answer that names no request counts at once at `a`, and is never late enough at `b`
     (MIN_DISPLAY_SECONDS 0 and 60).
     """
 
@@ -44,9 +51,9 @@ class Site:
         """FCALL a function of the library, as any Redis client in any language would."""
         return self.server.client.execute_command("FCALL", function, 1, session_id, *arguments)
 
-    def publish(self, session_id: str, type: str, data: Any = None, **members: Any) -> str:
+    def publish(self, session_id: str, kind: str, data: Any = None, **members: Any) -> str:
         """Publish one event durably and return its id."""
-        event = {"type": type, "data": {} if data is None else data, **members}
+        event = {"type": kind, "data": {} if data is None else data, **members}
         return str(self.call("sse_publish", session_id, json.dumps(event)))
 
     def say(self, session_id: str, payload: str | bytes) -> int:
@@ -64,3 +71,24 @@ class Site:
 def bearer(session_id: str, **claims: Any) -> dict[str, str]:
     """Return the header of a token that names this session."""
     return {"Authorization": f"Bearer {token(session_id=session_id, **claims)}"}
+
+
+async def arrived(stream: SSEStream, count: int) -> list[Any]:
+    """Wait until a stream has had this many default events, heartbeats left out, and return them."""
+    await stream.wait(lambda: len(stream.messages) >= count, f"{count} events")
+    return stream.messages
+
+
+class Human:
+    """Somebody who answers, at whichever gateway."""
+
+    def __init__(self, http: httpx.AsyncClient, session_id: str) -> None:
+        self.http = http
+        self.session_id = session_id
+
+    async def answer(self, gateway: GatewayProcess, approved: Any = True, **members: Any) -> httpx.Response:
+        """POST an answer; `claims` and `headers` are the request's, the rest is the body's."""
+        headers = bearer(self.session_id, **members.pop("claims", {})) | members.pop("headers", {})
+        body = {"approved": approved, **members}
+        url = f"{gateway.base}/permission-response/{self.session_id}"
+        return await self.http.post(url, headers=headers, json=body)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import httpx
 import pytest
 
-from tests.support.stream import SSEStream
-from tests.support.tokens import token
-from tests.web.site import PAGE_ORIGIN, Site, bearer
+from tests.web.site import PAGE_ORIGIN, Site, Tab, bearer
 
 STRANGER = "https://evil.example.org"
 PREFLIGHT = {
@@ -86,7 +86,7 @@ async def test_a_body_that_is_too_large_is_a_413(
     large = b'{"type":"x","data":"' + b"a" * 400_000 + b'"}'
     assert code(await http.post(url, headers=headers, content=large)) == "payload_too_large"
 
-    async def pieces():  # type: ignore[no-untyped-def]
+    async def pieces() -> AsyncIterator[bytes]:
         for _ in range(4):
             yield b"a" * 100_000
 
@@ -112,13 +112,12 @@ async def test_a_named_origin_may_ask(
     assert answer.headers["vary"] == "Origin"
 
 
-async def test_a_named_origin_may_read(site: Site, http: httpx.AsyncClient, session_id: str) -> None:
+async def test_a_named_origin_may_read(
+    site: Site, tab: Tab, http: httpx.AsyncClient, session_id: str
+) -> None:
     """Such a page reads streams, answers and refusals alike, and when to try again."""
     headers = {"Origin": PAGE_ORIGIN}
-    async with await SSEStream.open(
-        site.a.events(session_id), token=token(session_id=session_id), headers=headers
-    ) as stream:
-        await stream.ready()
+    stream = await tab(site.a, session_id, headers=headers)
     answers = [
         await http.get(f"{site.a.base}/health/{session_id}", headers=headers | bearer(session_id)),
         await http.get(f"{site.a.base}/health/{session_id}", headers=headers),
@@ -135,13 +134,10 @@ async def test_a_named_origin_may_read(site: Site, http: httpx.AsyncClient, sess
     "origin", [STRANGER, "null", PAGE_ORIGIN.upper(), f"{PAGE_ORIGIN}.evil.example", PAGE_ORIGIN[:-1]]
 )
 async def test_another_origin_may_not(
-    site: Site, http: httpx.AsyncClient, session_id: str, origin: str
+    site: Site, tab: Tab, http: httpx.AsyncClient, session_id: str, origin: str
 ) -> None:
     """A page of any other origin, however alike, is allowed nothing."""
-    async with await SSEStream.open(
-        site.a.events(session_id), token=token(session_id=session_id), headers={"Origin": origin}
-    ) as stream:
-        await stream.ready()
+    stream = await tab(site.a, session_id, headers={"Origin": origin})
     url = f"{site.a.base}/permission-response/{session_id}"
     preflight = await http.options(url, headers={"Origin": origin, **PREFLIGHT})
     assert preflight.status_code == 405

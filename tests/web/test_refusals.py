@@ -14,7 +14,7 @@ import pytest
 from tests.support.gateway import GatewayProcess
 from tests.support.stream import SSEStream, get
 from tests.support.tokens import OTHER_SECRET, claims, forge, token
-from tests.web.site import Site, bearer
+from tests.web.site import Site, Tab, bearer
 
 Make = Callable[[str], str | None]
 
@@ -38,7 +38,7 @@ def check_refusal(answer: SSEStream, status: int, code: str, *, secret: str | No
 
 def unsigned(session_id: str) -> str:
     payload = {"sub": "user-1", "session_id": session_id, "exp": int(time.time()) + 600}
-    return jwt.encode(payload, None, algorithm="none")
+    return jwt.encode(payload, "", algorithm="none")
 
 
 def of_another_algorithm(session_id: str) -> str:
@@ -87,14 +87,13 @@ async def test_another_kind_of_authorization_is_a_401(site: Site, session_id: st
     check_refusal(answer, 401, "token_missing")
 
 
-async def test_the_header_counts_before_the_query(site: Site, session_id: str) -> None:
+async def test_the_header_counts_before_the_query(site: Site, tab: Tab, session_id: str) -> None:
     """With both given, the header alone decides: for good and for bad."""
     good = token(session_id=session_id)
     check_refusal(
         await get(site.a.events(session_id, f"token={good}"), token="bad"), 401, "token_invalid", secret=good
     )
-    async with await SSEStream.open(site.a.events(session_id, "token=bad"), token=good) as stream:
-        await stream.ready()
+    await tab(site.a, session_id, "token=bad", token=good)
 
 
 ALLOWED: dict[str, tuple[Callable[[str], dict[str, Any]], bool]] = {
@@ -112,28 +111,28 @@ ALLOWED: dict[str, tuple[Callable[[str], dict[str, Any]], bool]] = {
 
 
 @pytest.mark.parametrize("case", ALLOWED)
-async def test_a_claim_reaches_the_sessions_it_names(site: Site, session_id: str, case: str) -> None:
+async def test_a_claim_reaches_the_sessions_it_names(
+    site: Site, tab: Tab, session_id: str, case: str
+) -> None:
     """The session claim names one session, the sessions claim several and prefixes; others get a 403."""
     make, allowed = ALLOWED[case]
-    answer = await SSEStream.open(site.a.events(session_id), token=token(**make(session_id)))
+    answer = await tab(site.a, session_id, ready=False, token=token(**make(session_id)))
     if allowed:
         await answer.ready()
-        answer.close()
     else:
         body = check_refusal(answer, 403, "forbidden_session")
         assert "session" in body["message"]
         assert "owner" in body["message"]
 
 
-async def test_the_owner_reaches_the_session(site: Site, session_id: str) -> None:
+async def test_the_owner_reaches_the_session(site: Site, tab: Tab, session_id: str) -> None:
     """A session that was published with an owner opens to that user, on every gateway, and to nobody else."""
     for gateway in (site.a, site.b):
         refused = await get(gateway.events(session_id), token=token(sub="user-1"))
         check_refusal(refused, 403, "forbidden_session")
     site.call("sse_publish", session_id, '{"type":"tool_status","data":{}}', "", "user-1")
     for gateway in (site.a, site.b):
-        async with await SSEStream.open(gateway.events(session_id), token=token(sub="user-1")) as stream:
-            await stream.ready()
+        await tab(gateway, session_id, token=token(sub="user-1"))
         refused = await get(gateway.events(session_id), token=token(sub="user-2"))
         check_refusal(refused, 403, "forbidden_session")
 
@@ -145,11 +144,10 @@ async def test_a_token_without_the_scope_is_a_403(site: Site, session_id: str, s
     assert "sse:read" in check_refusal(answer, 403, "missing_scope")["message"]
 
 
-async def test_foreign_scopes_leave_the_default_rights(site: Site, session_id: str) -> None:
+async def test_foreign_scopes_leave_the_default_rights(site: Site, tab: Tab, session_id: str) -> None:
     """A token whose scopes are other services' has the rights of one without any."""
     made = token(session_id=session_id, scope="openid profile")
-    async with await SSEStream.open(site.a.events(session_id), token=made) as stream:
-        await stream.ready()
+    await tab(site.a, session_id, token=made)
 
 
 @pytest.mark.parametrize(

@@ -11,33 +11,19 @@ from typing import Literal
 import httpx
 import pytest
 
-from tests.support.gateway import GatewayProcess
-from tests.support.stream import SSEStream, get
+from tests.support.stream import get
 from tests.support.tokens import token
 from tests.support.wait import listening, until
-from tests.web.site import Gateways, Site, bearer
+from tests.web.site import Gateways, Site, Tab, bearer
 
 
-async def open_stream(
-    gateway: GatewayProcess, session_id: str, query: str = "", **claims: object
-) -> SSEStream:
-    stream = await SSEStream.open(
-        gateway.events(session_id, query), token=token(session_id=session_id, **claims)
-    )
-    await stream.ready()
-    return stream
-
-
-async def test_sigterm_closes_streams_properly(site: Site, gateways: Gateways, session_id: str) -> None:
+async def test_sigterm_closes_streams_properly(
+    site: Site, tab: Tab, gateways: Gateways, session_id: str
+) -> None:
     """Each stream ends with `closing` whose `retry:` is its delay, then the end of its body; exit code 0."""
     gateway = await gateways(site.server)
     versions: tuple[Literal["1.1", "1.0"], ...] = ("1.1", "1.0", "1.1", "1.0", "1.1", "1.0")
-    streams = [
-        await SSEStream.open(gateway.events(session_id), token=token(session_id=session_id), http=version)
-        for version in versions
-    ]
-    for stream in streams:
-        await stream.ready()
+    streams = [await tab(gateway, session_id, http=version) for version in versions]
     last = site.publish(session_id, "tool_status")
     for stream in streams:
         await stream.message("tool_status")
@@ -70,11 +56,11 @@ async def test_a_gateway_without_streams_ends_at_once(site: Site, gateways: Gate
 
 
 async def test_a_draining_gateway_takes_nobody_new_and_serves_its_guests(
-    site: Site, gateways: Gateways, session_id: str
+    site: Site, tab: Tab, gateways: Gateways, session_id: str
 ) -> None:
     """While it drains: no new connections, not ready, streams sent elsewhere by a 200, POSTs served."""
     gateway = await gateways(site.server, drain_seconds=3)
-    streams = await asyncio.gather(*(open_stream(gateway, session_id) for _ in range(30)))
+    streams = await asyncio.gather(*(tab(gateway, session_id) for _ in range(30)))
     request_id = site.ask(session_id)["request_id"]
     async with httpx.AsyncClient(base_url=gateway.base, headers=bearer(session_id)) as guest:
         # One connection for all, opened before the end began: a proxy's pool is full of these.
@@ -107,11 +93,13 @@ async def test_a_draining_gateway_takes_nobody_new_and_serves_its_guests(
     assert max(ends) - min(ends) > 0.7
 
 
-async def test_a_stream_ends_with_its_token(gateways: Gateways, site: Site, session_id: str) -> None:
+async def test_a_stream_ends_with_its_token(
+    gateways: Gateways, site: Site, tab: Tab, session_id: str
+) -> None:
     """A stream is warned and then closed as its token ends; coming back with that token is a 401."""
     gateway = await gateways(site.server, jwt_leeway_seconds=0)
     expiry = int(time.time()) + 3
-    stream = await open_stream(gateway, session_id, exp=expiry)
+    stream = await tab(gateway, session_id, claims={"exp": expiry})
     assert (await stream.event("token_expiring"))["expires_at"].startswith("20")
     closing = await stream.event("closing")
     assert time.time() >= expiry
@@ -122,12 +110,12 @@ async def test_a_stream_ends_with_its_token(gateways: Gateways, site: Site, sess
     assert b"token_expired" in back.body
 
 
-async def test_a_page_s_next_stream_replaces_its_last(site: Site, session_id: str) -> None:
-    """The same `client_id` of the same user replaces its stream; another user's or no `client_id` does not."""
-    plain = await open_stream(site.a, session_id)
-    first = await open_stream(site.a, session_id, "client_id=page")
-    foreign = await open_stream(site.a, session_id, "client_id=page", sub="user-2")
-    second = await open_stream(site.a, session_id, "client_id=page")
+async def test_a_page_s_next_stream_replaces_its_last(site: Site, tab: Tab, session_id: str) -> None:
+    """A user's same `client_id` replaces its stream; another user's or none does not."""
+    plain = await tab(site.a, session_id)
+    first = await tab(site.a, session_id, "client_id=page")
+    foreign = await tab(site.a, session_id, "client_id=page", claims={"sub": "user-2"})
+    second = await tab(site.a, session_id, "client_id=page")
     closing = await first.event("closing")
     assert (closing["reason"], closing["reconnect"]) == ("superseded", False)
     assert await first.ended() == "clean"
@@ -135,27 +123,26 @@ async def test_a_page_s_next_stream_replaces_its_last(site: Site, session_id: st
     for stream in (plain, foreign, second):
         await stream.message("tool_status")
         assert not stream.named("closing")
-        stream.close()
 
 
-async def test_two_pages_with_one_client_id_are_told_apart_by_429(site: Site, session_id: str) -> None:
+async def test_two_pages_with_one_client_id_are_told_apart_by_429(
+    site: Site, tab: Tab, session_id: str
+) -> None:
     """Streams that replace each other again and again end in a 429, which stops a native client."""
-    for _ in range(4):
-        last = await open_stream(site.a, session_id, "client_id=page")
+    *_, last = [await tab(site.a, session_id, "client_id=page") for _ in range(4)]
     refused = await get(site.a.events(session_id, "client_id=page"), token=token(session_id=session_id))
     assert refused.status == 429
     assert refused.headers["retry-after"] == "30"
     assert b'"code":"too_many_streams"' in refused.body
     assert not last.named("closing")
-    last.close()
 
 
 @pytest.mark.parametrize("hang_up", ["close", "abort"])
 async def test_a_closed_tab_is_noticed_and_logged_once(
-    site: Site, http: httpx.AsyncClient, session_id: str, hang_up: str
+    site: Site, tab: Tab, http: httpx.AsyncClient, session_id: str, hang_up: str
 ) -> None:
     """A browser that goes, by FIN or reset, gives its stream back without an event being sent."""
-    stream = await open_stream(site.a, session_id)
+    stream = await tab(site.a, session_id)
     stream.close() if hang_up == "close" else stream.abort()
 
     def ours(message: str) -> list[dict[str, object]]:

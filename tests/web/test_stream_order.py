@@ -10,19 +10,12 @@ from typing import Any, Literal
 
 import pytest
 
-from tests.support.stream import SSEStream
 from tests.support.tokens import token
-from tests.web.site import HEARTBEAT_SECONDS, Site
+from tests.web.site import HEARTBEAT_SECONDS, Site, Tab
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 CURSOR = re.compile(r"[0-9a-f]{10}-\d{1,15}")
 HTTP_VERSIONS: tuple[Literal["1.1", "1.0"], ...] = ("1.1", "1.0")
-
-
-async def open_stream(site: Site, session_id: str, query: str = "", **options: Any) -> SSEStream:
-    return await SSEStream.open(
-        site.a.events(session_id, query), token=token(session_id=session_id), **options
-    )
 
 
 async def raw_beginning(site: Site, session_id: str, *, until: bytes) -> tuple[str, list[str], bytes]:
@@ -73,59 +66,59 @@ async def test_the_first_bytes_are_a_jittered_retry(site: Site, session_id: str)
 
 @pytest.mark.parametrize("version", HTTP_VERSIONS)
 async def test_a_first_connection_is_ready_at_an_empty_position(
-    site: Site, session_id: str, version: Literal["1.1", "1.0"]
+    site: Site, tab: Tab, session_id: str, version: Literal["1.1", "1.0"]
 ) -> None:
     """A stream of a new session is told who serves it and a position to resume from, before any event."""
-    async with await open_stream(site, session_id, http=version) as stream:
-        ready = await stream.ready()
-        assert stream.events[0].type == "ready"
-        assert stream.events[0].id == ready["cursor"]
-        assert CURSOR.fullmatch(ready["cursor"])
-        assert ready["cursor"].endswith("-0")
-        assert TIMESTAMP.fullmatch(ready["server_time"])
-        off = datetime.now(UTC) - datetime.fromisoformat(ready["server_time"])
-        assert abs(off) < timedelta(seconds=10)
-        assert ready == {
-            "session_id": session_id,
-            "gateway_id": ready["gateway_id"],
-            "cursor": ready["cursor"],
-            "heartbeat_seconds": HEARTBEAT_SECONDS,
-            "replayed": 0,
-            "complete": True,
-            "server_time": ready["server_time"],
-        }
-        assert ("transfer-encoding" in stream.headers) == (version == "1.1")
+    stream = await tab(site.a, session_id, http=version)
+    ready = await stream.ready()
+    assert stream.events[0].type == "ready"
+    assert stream.events[0].id == ready["cursor"]
+    assert CURSOR.fullmatch(ready["cursor"])
+    assert ready["cursor"].endswith("-0")
+    assert TIMESTAMP.fullmatch(ready["server_time"])
+    off = datetime.now(UTC) - datetime.fromisoformat(ready["server_time"])
+    assert abs(off) < timedelta(seconds=10)
+    assert ready == {
+        "session_id": session_id,
+        "gateway_id": ready["gateway_id"],
+        "cursor": ready["cursor"],
+        "heartbeat_seconds": HEARTBEAT_SECONDS,
+        "replayed": 0,
+        "complete": True,
+        "server_time": ready["server_time"],
+    }
+    assert ("transfer-encoding" in stream.headers) == (version == "1.1")
 
 
 @pytest.mark.parametrize("version", HTTP_VERSIONS)
 async def test_live_events_follow_with_their_ids(
-    site: Site, session_id: str, version: Literal["1.1", "1.0"]
+    site: Site, tab: Tab, session_id: str, version: Literal["1.1", "1.0"]
 ) -> None:
-    """A durable event arrives on `message` with its id on the line and in the JSON, completed and in order."""
-    async with await open_stream(site, session_id, http=version) as stream:
-        cursor = (await stream.ready())["cursor"]
-        ids = [
-            site.publish(session_id, "tool_status", {"status": "executing"}),
-            site.publish(session_id, "tool_result", {"result": [1, 2.5, None]}, timestamp="then"),
-        ]
-        result = await stream.message("tool_result")
-        assert result == {
-            "id": ids[1],
-            "session_id": session_id,
-            "type": "tool_result",
-            "data": {"result": [1, 2.5, None]},
-            "timestamp": "then",
-        }
-        status = stream.messages[0]
-        assert TIMESTAMP.fullmatch(status["timestamp"])
-        assert [message["id"] for message in stream.messages] == stream.ids == ids
-        epoch = cursor.partition("-")[0]
-        assert ids == [f"{epoch}-1", f"{epoch}-2"]
-        assert not stream.parser.complaints
-        assert not stream.parser.comments
+    """A durable event arrives on `message`, completed, in order, its id on the line and in the JSON."""
+    stream = await tab(site.a, session_id, http=version)
+    cursor = (await stream.ready())["cursor"]
+    ids = [
+        site.publish(session_id, "tool_status", {"status": "executing"}),
+        site.publish(session_id, "tool_result", {"result": [1, 2.5, None]}, timestamp="then"),
+    ]
+    result = await stream.message("tool_result")
+    assert result == {
+        "id": ids[1],
+        "session_id": session_id,
+        "type": "tool_result",
+        "data": {"result": [1, 2.5, None]},
+        "timestamp": "then",
+    }
+    status = stream.messages[0]
+    assert TIMESTAMP.fullmatch(status["timestamp"])
+    assert [message["id"] for message in stream.messages] == stream.ids == ids
+    epoch = cursor.partition("-")[0]
+    assert ids == [f"{epoch}-1", f"{epoch}-2"]
+    assert not stream.parser.complaints
+    assert not stream.parser.comments
 
 
-async def test_a_stream_without_cursor_gets_the_state(site: Site, session_id: str) -> None:
+async def test_a_stream_without_cursor_gets_the_state(site: Site, tab: Tab, session_id: str) -> None:
     """The snapshot holds open requests, each call's last status and the last result, none with an id."""
     site.publish(session_id, "tool_status", {"tool_call_id": "c1", "status": "executing"})
     first = site.ask(session_id, request_id="r1")
@@ -136,76 +129,78 @@ async def test_a_stream_without_cursor_gets_the_state(site: Site, session_id: st
     site.publish(session_id, "custom.kind", {})
     top = site.publish(session_id, "tool_result", {"result": "new"})
 
-    async with await open_stream(site, session_id) as stream:
-        ready = await stream.ready()
-        assert ready["cursor"] == top
-        assert ready["replayed"] == 0
-        assert ready["complete"] is True
-        snapshot, last = stream.events[:-1], stream.events[-1]
-        assert last.type == "ready"
-        assert last.id == top
-        assert all(event.type == "message" and event.id is None for event in snapshot)
-        assert all("id" not in message for message in stream.messages)
-        assert [
-            (message["type"], message["data"].get("request_id") or message["data"].get("tool_call_id"))
-            for message in stream.messages
-        ] == [
-            ("permission_request", "r1"),
-            ("permission_request", "r2"),
-            ("tool_status", "c2"),
-            ("tool_status", "c1"),
-            ("tool_result", None),
-        ]
-        request = stream.messages[0]["data"]
-        assert request["status"] == "pending"
-        assert request["expires_at"] == first["expires_at"]
-        assert stream.messages[3]["data"]["status"] == "done"
-        assert stream.messages[4]["data"]["result"] == "new"
+    stream = await tab(site.a, session_id)
+    ready = await stream.ready()
+    assert ready["cursor"] == top
+    assert ready["replayed"] == 0
+    assert ready["complete"] is True
+    snapshot, last = stream.events[:-1], stream.events[-1]
+    assert last.type == "ready"
+    assert last.id == top
+    assert all(event.type == "message" and event.id is None for event in snapshot)
+    assert all("id" not in message for message in stream.messages)
+    assert [
+        (message["type"], message["data"].get("request_id") or message["data"].get("tool_call_id"))
+        for message in stream.messages
+    ] == [
+        ("permission_request", "r1"),
+        ("permission_request", "r2"),
+        ("tool_status", "c2"),
+        ("tool_status", "c1"),
+        ("tool_result", None),
+    ]
+    request = stream.messages[0]["data"]
+    assert request["status"] == "pending"
+    assert request["expires_at"] == first["expires_at"]
+    assert stream.messages[3]["data"]["status"] == "done"
+    assert stream.messages[4]["data"]["result"] == "new"
 
 
 @pytest.mark.parametrize("carrier", ["header", "last_event_id", "lastEventId", "both"])
-async def test_a_cursor_resumes_behind_it(site: Site, session_id: str, carrier: str) -> None:
+async def test_a_cursor_resumes_behind_it(site: Site, tab: Tab, session_id: str, carrier: str) -> None:
     """What followed the cursor is replayed with its ids; the header counts before the query."""
     ids = [site.publish(session_id, "tool_status", {"n": n}) for n in range(4)]
     query = {"header": "", "both": f"last_event_id={ids[3]}"}.get(carrier, f"{carrier}={ids[1]}")
     header = ids[1] if carrier in ("header", "both") else None
-    async with await open_stream(site, session_id, query, last_event_id=header) as stream:
-        ready = await stream.ready()
-        assert [(event.type, event.id) for event in stream.events] == [
-            ("message", ids[2]),
-            ("message", ids[3]),
-            ("ready", ids[3]),
-        ]
-        assert ready["replayed"] == 2
-        assert ready["complete"] is True
+    stream = await tab(site.a, session_id, query, last_event_id=header)
+    ready = await stream.ready()
+    assert [(event.type, event.id) for event in stream.events] == [
+        ("message", ids[2]),
+        ("message", ids[3]),
+        ("ready", ids[3]),
+    ]
+    assert ready["replayed"] == 2
+    assert ready["complete"] is True
 
 
-async def test_a_replayed_request_that_is_settled_opens_no_dialog(site: Site, session_id: str) -> None:
+async def test_a_replayed_request_that_is_settled_opens_no_dialog(
+    site: Site, tab: Tab, session_id: str
+) -> None:
     """A request decided meanwhile is replayed under another name, in its place; an open one as itself."""
     begin = site.publish(session_id, "tool_status")
     settled = site.ask(session_id, request_id="r1")
     site.call("sse_cancel", session_id, "r1")
     pending = site.ask(session_id, request_id="r2")
-    async with await open_stream(site, session_id, last_event_id=begin) as stream:
-        await stream.ready()
-        assert [(event.type, event.json.get("type"), event.id) for event in stream.events[:3]] == [
-            ("settled_request", "permission_request", settled["id"]),
-            ("message", "permission_cleared", stream.ids[0]),
-            ("message", "permission_request", pending["id"]),
-        ]
+    stream = await tab(site.a, session_id, last_event_id=begin)
+    await stream.ready()
+    assert [(event.type, event.json.get("type"), event.id) for event in stream.events[:3]] == [
+        ("settled_request", "permission_request", settled["id"]),
+        ("message", "permission_cleared", stream.ids[0]),
+        ("message", "permission_request", pending["id"]),
+    ]
 
 
 @pytest.mark.parametrize(("mode", "replayed", "shown"), [("all", 3, 3), ("none", 0, 0), ("snapshot", 0, 1)])
 async def test_replay_chooses_what_a_stream_without_cursor_gets(
-    site: Site, session_id: str, mode: str, replayed: int, shown: int
+    site: Site, tab: Tab, session_id: str, mode: str, replayed: int, shown: int
 ) -> None:
     """`?replay=` asks for the whole history, for nothing, or for the snapshot."""
     for n in range(3):
         site.publish(session_id, "tool_status", {"n": n})
-    async with await open_stream(site, session_id, f"replay={mode}") as stream:
-        ready = await stream.ready()
-        assert ready["replayed"] == replayed
-        assert len(stream.messages) == shown
+    stream = await tab(site.a, session_id, f"replay={mode}")
+    ready = await stream.ready()
+    assert ready["replayed"] == replayed
+    assert len(stream.messages) == shown
 
 
 @pytest.mark.parametrize(
@@ -218,33 +213,32 @@ async def test_replay_chooses_what_a_stream_without_cursor_gets(
     ids=["malformed", "epoch", "ahead"],
 )
 async def test_a_cursor_that_cannot_be_honoured_resets(
-    site: Site, session_id: str, make: Any, reason: str
+    site: Site, tab: Tab, session_id: str, make: Any, reason: str
 ) -> None:
     """The stream says why it cannot go on from there, then sends the snapshot and is ready, incomplete."""
     top = site.publish(session_id, "tool_result", {"result": 1})
     requested = make(top)
-    async with await open_stream(site, session_id, last_event_id=requested) as stream:
-        ready = await stream.ready()
-        assert [event.type for event in stream.events] == ["stream_reset", "message", "ready"]
-        reset = stream.named("stream_reset")[0]
-        assert reset == {"reason": reason, "requested": requested, "oldest": top, "latest": top}
-        assert stream.events[0].id is None
-        assert ready["complete"] is False
+    stream = await tab(site.a, session_id, last_event_id=requested)
+    ready = await stream.ready()
+    assert [event.type for event in stream.events] == ["stream_reset", "message", "ready"]
+    reset = stream.named("stream_reset")[0]
+    assert reset == {"reason": reason, "requested": requested, "oldest": top, "latest": top}
+    assert stream.events[0].id is None
+    assert ready["complete"] is False
 
 
-async def test_an_ended_session_stops_the_client(site: Site, session_id: str) -> None:
+async def test_an_ended_session_stops_the_client(site: Site, tab: Tab, session_id: str) -> None:
     """Ending closes open streams with a reason; who comes back at the top gets 204, others a last replay."""
     begin = site.publish(session_id, "tool_status")
-    stream = await open_stream(site, session_id)
-    await stream.ready()
+    stream = await tab(site.a, session_id)
     site.call("sse_end", session_id)
     closing = await stream.event("closing")
     assert (closing["reason"], closing["reconnect"]) == ("session_ended", False)
     assert await stream.ended() == "clean"
 
-    back = await open_stream(site, session_id, last_event_id=stream.parser.last_event_id)
+    back = await tab(site.a, session_id, ready=False, last_event_id=stream.parser.last_event_id)
     assert (back.status, back.body) == (204, b"")
-    behind = await open_stream(site, session_id, "replay=all")
+    behind = await tab(site.a, session_id, "replay=all")
     assert await behind.ended() == "clean"
     assert [event.type for event in behind.events] == ["message", "ready", "closing"]
     assert behind.ids == [begin]
