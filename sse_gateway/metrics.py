@@ -6,8 +6,10 @@ cost more than writing the event. No label ever holds a session or a user.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -67,6 +69,14 @@ class Metrics:
         """Add gauges read at each scrape: `collect` yields name without prefix, help and value."""
         self.registry.register(_Collected(self, collect))
 
+    def observe_lag(self, payload: bytes) -> None:
+        """Record how long ago an event says it was published; clocks that disagree count as nothing."""
+        try:
+            published = datetime.fromisoformat(json.loads(payload)["timestamp"]).timestamp()
+        except (ValueError, KeyError, TypeError):
+            return
+        self.delivery_lag.observe(max(0.0, time.time() - published))
+
     def exposition(self) -> bytes:
         """Return everything in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -93,8 +103,3 @@ class _Collected(Collector):
         for name, text, value in self._collect():
             family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
             yield family(_PREFIX + name, text, value=value)
-
-
-def timed(histogram: Histogram, started: float) -> None:
-    """Record the seconds since `started`, a reading of `time.perf_counter`."""
-    histogram.observe(time.perf_counter() - started)

@@ -8,11 +8,9 @@ history does not continue ends in `stream_reset`, never in silence.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import re
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -23,6 +21,7 @@ from sse_gateway.core.keys import Keys
 from sse_gateway.core.wire import Frame, encode_event
 from sse_gateway.delivery.feed import Feed, Join
 from sse_gateway.delivery.stream import Stream
+from sse_gateway.gateway.positions import POSITION_CHECK_SECONDS, Positions
 from sse_gateway.gateway.replay import make_replay
 from sse_gateway.gateway.tasks import Tasks
 from sse_gateway.metrics import Metrics
@@ -34,10 +33,12 @@ CATCH_UP_SECONDS = 1.0
 """A session's history is read for unexpected messages at most this often."""
 CATCH_UP_BATCH = 100
 """Sessions caught up at a time after the push connection was restored."""
-POSITION_CHECK_SECONDS = 10.0
+CATCH_UP_BATCH_SECONDS = 1.0
+"""How long a batch may hold up the next one."""
 PARKED_MESSAGES = 10_000
+LAG_SAMPLE = 64
+"""One in so many events is asked how long it took."""
 _RETRY_SECONDS = (0.3, 0.8)
-_IN_FLIGHT_SECONDS = 0.3
 _ENDED = b'{"control":"session_ended",'
 _DURABLE = re.compile(rb'\{"id":"([0-9a-f]{10})-([0-9]{1,15})",')
 
@@ -65,6 +66,7 @@ class Live:
         on_behind: Callable[[Feed, list[Stream], Cursor, int], None],
         on_other: Callable[[bytes, bytes], None],
         ready: Callable[[str, Cursor], Frame],
+        position_check_seconds: float = POSITION_CHECK_SECONDS,
     ) -> None:
         self._history = history
         self._keys = keys
@@ -77,6 +79,12 @@ class Live:
         self._on_other = on_other
         self._ready = ready
         self._feeds: dict[bytes, Feed] = {}
+        self._positions = Positions(
+            history,
+            feeds=self._feeds.values,
+            on_stale=lambda feed: self._later(feed, "position"),
+            seconds=position_check_seconds,
+        )
         self._catching_up: dict[Feed, asyncio.Task[None]] = {}
         self._tasks = Tasks()
         self._claims: dict[Feed, list[Cursor]] = {}
@@ -86,7 +94,7 @@ class Live:
 
     def start(self) -> None:
         """Start checking positions."""
-        self._tasks.spawn(self._check_positions(), name="positions")
+        self._tasks.spawn(self._positions.run(), name="positions")
 
     async def stop(self) -> None:
         """Stop all reading."""
@@ -156,6 +164,8 @@ class Live:
         if feed.is_next(payload):
             self._metrics.durable_received += 1
             behind = feed.deliver_next(payload)
+            if self._metrics.durable_received % LAG_SAMPLE == 0:
+                self._metrics.observe_lag(payload)
             if behind:
                 self._on_behind(feed, behind, Cursor(feed.epoch, feed.last - 1), 0)
             if b'"permission_' in payload:
@@ -223,12 +233,12 @@ class Live:
     async def _catch_up(self, feed: Feed, wait_seconds: float) -> None:
         if wait_seconds > 0:
             await asyncio.sleep(wait_seconds)
-        if feed.parked is None:
-            feed.parked = deque()
+        feed.park()
         claims = self._claims.pop(feed, [])
         try:
             while not await self._catch_up_page(feed):
-                pass
+                # A new stream's read may have given the feed its first position, and let messages in.
+                feed.park()
         finally:
             feed.caught_up_at = asyncio.get_running_loop().time()
             # Over before the parked messages are looked at: they may show that another run is needed.
@@ -249,9 +259,7 @@ class Live:
     async def _catch_up_page(self, feed: Feed) -> bool:
         """Deliver one page of what the feed has missed; return whether that was all."""
         if feed.epoch == "":
-            reading = await self._read(feed, None, mode="none")
-            feed.place(Cursor(reading.epoch, reading.top))
-            return True
+            return await self._find_position(feed)
         doubted, feed.doubted = feed.doubted, None
         cursor = Cursor(feed.epoch, doubted[0] - 1 if doubted else feed.last)
         reading = await self._read(feed, str(cursor))
@@ -285,6 +293,14 @@ class Live:
         feed.caught_up(began_at=began_at)
         return not reading.more
 
+    async def _find_position(self, feed: Feed) -> bool:
+        """Give a feed its first position, unless a new stream's read has done so meanwhile."""
+        reading = await self._read(feed, None, mode="none")
+        if feed.epoch != "":
+            return False
+        feed.place(Cursor(reading.epoch, reading.top))
+        return True
+
     async def _reset(self, feed: Feed, reason: str) -> None:
         """Start the live streams anew from a snapshot, because history does not continue them."""
         requested = str(feed.position)
@@ -310,8 +326,14 @@ class Live:
         feeds = list(self._feeds.values())
         random.shuffle(feeds)
         for start in range(0, len(feeds), CATCH_UP_BATCH):
-            batch = feeds[start : start + CATCH_UP_BATCH]
-            await asyncio.gather(*(self._catch_up_anew(feed) for feed in batch if not feed.unused))
+            batch = [feed for feed in feeds[start : start + CATCH_UP_BATCH] if not feed.unused]
+            running = [
+                self._tasks.spawn(self._catch_up_anew(feed), name=f"catch up {feed.session_id}")
+                for feed in batch
+            ]
+            if running:
+                # Who takes longer goes on beside the next batch: its node of a Cluster may be down.
+                await asyncio.wait(running, timeout=CATCH_UP_BATCH_SECONDS)
 
     async def _catch_up_anew(self, feed: Feed) -> None:
         """Catch up by a read that begins now: one under way may have seen less than was lost."""
@@ -319,31 +341,3 @@ class Live:
         if running is not None:
             await asyncio.wait((running,))
         await self.catch_up(feed, "reconnect")
-
-    async def _check_positions(self) -> None:
-        """Find what pub/sub lost without a trace: compare positions with Redis, batch by batch."""
-        while True:
-            feeds = [feed for feed in self._feeds.values() if feed.epoch]
-            random.shuffle(feeds)
-            batches = [feeds[i : i + CATCH_UP_BATCH] for i in range(0, len(feeds), CATCH_UP_BATCH)]
-            pause = POSITION_CHECK_SECONDS * random.uniform(0.8, 1.2) / max(1, len(batches))
-            for batch in batches or [[]]:
-                with contextlib.suppress(Unavailable):
-                    await self._check_batch(batch)
-                await asyncio.sleep(pause)
-
-    async def _check_batch(self, feeds: list[Feed]) -> None:
-        known = [feed.position for feed in feeds]
-        found = await self._history.positions([feed.session_id for feed in feeds])
-        ahead = []
-        for feed, before, there in zip(feeds, known, found, strict=True):
-            if there is None or there.epoch != feed.epoch or there.seq < before.seq:
-                self._later(feed, "position")
-            elif there.seq > feed.last:
-                ahead.append((feed, there))
-        if ahead:
-            # The event itself may still be on its way.
-            await asyncio.sleep(_IN_FLIGHT_SECONDS)
-            for feed, there in ahead:
-                if feed.epoch == there.epoch and feed.last < there.seq and not feed.unused:
-                    self._later(feed, "position")
