@@ -11,7 +11,6 @@ it was restored, and the gateway then catches every session up from its history.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -28,8 +27,10 @@ SUBSCRIBE_SECONDS = 5.0
 LINGER_SECONDS = 10.0
 """How long a channel stays subscribed after its last stream left."""
 PROBE_SECONDS = 10.0
+CANCEL_SECONDS = 0.2
 PROBE_TIMEOUT_SECONDS = 5.0
-_BACKOFF_SECONDS = (0.1, 2.0)
+_PAUSE_SECONDS = (0.1, 2.0)
+"""Before the next connection: at first, and at most while none is proven."""
 
 
 class _Channel:
@@ -79,6 +80,7 @@ class Push:
         self._wanted: list[bytes] = []
         """Channels to put into the next SUBSCRIBE."""
         self._probe: tuple[bytes, asyncio.Future[None]] | None = None
+        self._pause = _PAUSE_SECONDS[0]
         self._task: asyncio.Task[None] | None = None
         self.connected = False
         """All channels are subscribed on a connection that is up."""
@@ -93,10 +95,10 @@ class Push:
 
     async def stop(self) -> None:
         """Close the connection for good."""
-        if self._task is not None:
+        while self._task is not None and not self._task.done():
+            # Again and again: redis-py can swallow a cancellation that arrives together with a reply.
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait((self._task,), timeout=CANCEL_SECONDS)
         if self._subscriber is not None:
             self._subscriber.abort()
 
@@ -163,26 +165,32 @@ class Push:
             self._on_message(channel, payload)
 
     async def _supervise(self) -> None:
-        delay = _BACKOFF_SECONDS[0]
         while True:
             try:
-                subscriber = await self._connect()
-            except (OSError, TimeoutError, GatewayError) as error:
-                logger.warning("push connection failed, retrying: %s", str(error) or type(error).__name__)
-                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-                delay = min(delay * 2, _BACKOFF_SECONDS[1])
-                continue
-            delay = _BACKOFF_SECONDS[0]
-            self.connected = True
-            logger.info("push connection up, %d channels", len(self._channels))
+                await self._serve(await self._connect())
+            except Exception as error:
+                # Whatever it is: nobody would start this task again, and streams would stay open with nothing
+                # to come.
+                expected = isinstance(error, (OSError, TimeoutError, GatewayError))
+                logger.warning(
+                    "push connection failed, retrying: %s",
+                    str(error) or type(error).__name__,
+                    exc_info=None if expected else error,
+                )
+            await asyncio.sleep(self._pause * random.random())
+            self._pause = min(2 * self._pause, _PAUSE_SECONDS[1])
+
+    async def _serve(self, subscriber: Subscriber) -> None:
+        """Return, or raise, when the connection is over."""
+        self.connected = True
+        logger.info("push connection up, %d channels", len(self._channels))
+        try:
             self._on_restored()
-            try:
-                await self._watch(subscriber)
-            finally:
-                self._drop(subscriber)
+            await self._watch(subscriber)
+        finally:
+            self._drop(subscriber)
             self.reconnects += 1
-            logger.warning("push connection lost, reconnecting")
-            await asyncio.sleep(random.uniform(0, _BACKOFF_SECONDS[0]))
+        logger.warning("push connection lost, reconnecting")
 
     async def _connect(self) -> Subscriber:
         async with asyncio.timeout(CONNECT_SECONDS):
@@ -252,6 +260,8 @@ class Push:
                 return_when=asyncio.FIRST_COMPLETED,
             )
             self.proven = heard.done()
+            if self.proven:
+                self._pause = _PAUSE_SECONDS[0]
             return self.proven or (None if subscriber.lost.done() else False)
         finally:
             self._probe = None

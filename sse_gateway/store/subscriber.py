@@ -93,6 +93,8 @@ class Subscriber(asyncio.Protocol):
             self._send(command, *channels[start : start + SUBSCRIBE_BATCH])
 
     async def _call(self, *command: str) -> None:
+        if self.lost.done():
+            raise ConnectionResetError("the push connection was closed")
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._replies.append(reply)
         self._send(*command)
@@ -102,6 +104,9 @@ class Subscriber(asyncio.Protocol):
 
     def _send(self, *command: bytes | str) -> None:
         assert self._transport is not None
+        if self._transport.is_closing():
+            # uvloop would raise. `lost` says it to whoever cares.
+            return
         # hiredis' stub speaks of a tuple of one, its code takes any.
         self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]
 
