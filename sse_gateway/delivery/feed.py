@@ -122,6 +122,11 @@ class Feed:
         """
         return payload.startswith(self._expected)
 
+    def park(self) -> None:
+        """Keep messages back while the history is read; idempotent."""
+        if self.parked is None:
+            self.parked = deque()
+
     def caught_up(self, *, began_at: int) -> None:
         """Note that what follows `began_at` was read from history; its messages may come yet."""
         if self.caught_up_to != began_at:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import random
 import secrets
@@ -16,7 +15,7 @@ from sse_gateway.auth import RESPOND, Principal
 from sse_gateway.config import Settings
 from sse_gateway.core import notices
 from sse_gateway.core.cursor import Cursor
-from sse_gateway.core.errors import GatewayError, Unavailable
+from sse_gateway.core.errors import GatewayError
 from sse_gateway.core.keys import Keys
 from sse_gateway.core.wire import Frame
 from sse_gateway.delivery.feed import Feed, Join
@@ -26,10 +25,12 @@ from sse_gateway.delivery.stream import Stream
 from sse_gateway.gateway.answers import Answers
 from sse_gateway.gateway.compat import Compat
 from sse_gateway.gateway.deadlines import Deadlines
+from sse_gateway.gateway.functions import Functions
 from sse_gateway.gateway.gauges import gauges
 from sse_gateway.gateway.handover import Handover
 from sse_gateway.gateway.live import Live
 from sse_gateway.gateway.plain_requests import PlainRequests
+from sse_gateway.gateway.positions import POSITION_CHECK_SECONDS
 from sse_gateway.gateway.presence import Presence
 from sse_gateway.gateway.records import record_closed, record_opened
 from sse_gateway.gateway.tasks import Tasks
@@ -41,15 +42,22 @@ from sse_gateway.store.history import History, Reading
 from sse_gateway.store.library import Library
 from sse_gateway.store.library import Limits as LibraryLimits
 from sse_gateway.store.permissions import Permissions
-from sse_gateway.store.push import Push
-
-logger = logging.getLogger(__name__)
+from sse_gateway.store.push import PROBE_SECONDS, PROBE_TIMEOUT_SECONDS, Push
 
 
 class Gateway:
     """Hold the streams of one process and connect them to Redis."""
 
-    def __init__(self, settings: Settings, *, metrics: Metrics, max_streams: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        metrics: Metrics,
+        max_streams: int,
+        probe_seconds: float = PROBE_SECONDS,
+        probe_timeout_seconds: float = PROBE_TIMEOUT_SECONDS,
+        position_check_seconds: float = POSITION_CHECK_SECONDS,
+    ) -> None:
         assert settings.redis_url is not None
         self.gateway_id = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
         self.settings = settings
@@ -99,14 +107,18 @@ class Gateway:
             on_behind=self._pause,
             on_other=self._receive_other,
             ready=self._ready_after_reset,
+            position_check_seconds=position_check_seconds,
         )
+        self.functions = Functions(self.store, on_tried=self.live.restored)
         self.push = Push(
             name=f"sse_gateway:{self.gateway_id}",
             probe_channel=self.keys.probe(self.gateway_id),
             endpoint=self.store.push_endpoint,
             publish_probe=self.store.publish_channel,
             on_message=self.live.receive,
-            on_restored=self._restored,
+            on_restored=self.functions.renew,
+            probe_seconds=probe_seconds,
+            probe_timeout_seconds=probe_timeout_seconds,
         )
         self.handover = Handover(
             live=self.live,
@@ -130,7 +142,6 @@ class Gateway:
             )
         self.draining = False
         self._tasks = Tasks()
-        self._library_loaded = False
         metrics.observe(lambda: gauges(self.hub, self.push, metrics))
 
     async def start(self) -> None:
@@ -138,6 +149,7 @@ class Gateway:
         self.hub.start()
         self.live.start()
         self.presence.start()
+        self.functions.start()
         self.push.start()
         if self.compat is not None:
             self.compat.start()
@@ -155,6 +167,7 @@ class Gateway:
         await self.live.stop()
         await self.presence.stop()
         await self.push.stop()
+        await self.functions.stop()
         await self.hub.stop()
         await self.store.close()
 
@@ -220,25 +233,6 @@ class Gateway:
 
     # -- what comes from below --------------------------------------------------------------------
 
-    def _restored(self) -> None:
-        self._tasks.spawn(self._after_reconnect(), name="after reconnect")
-
-    async def _after_reconnect(self) -> None:
-        """Have the functions loaded before anything is read: the server may be another one."""
-        self._library_loaded = False
-        while True:
-            try:
-                await self.store.ensure_library()
-            except Unavailable:
-                await asyncio.sleep(0.5)
-            except GatewayError as error:
-                logger.error("the function library cannot be loaded: %s", error.message)
-                await asyncio.sleep(5)
-            else:
-                break
-        self._library_loaded = True
-        self.live.restored()
-
     def _pause(self, feed: Feed, streams: list[Stream], position: Cursor, transient: int) -> None:
         self.handover.resume_behind(feed, streams, position, transient)
 
@@ -280,7 +274,7 @@ class Gateway:
             faults["push"] = "the push connection is down"
         elif not self.push.proven:
             faults["push"] = "the push connection has not been proven to deliver"
-        if not self._library_loaded:
+        if not self.functions.loaded:
             faults["library"] = "the function library is not loaded"
         return faults
 

@@ -143,20 +143,21 @@ class History:
             return standing
         return reply.decode()
 
-    async def positions(self, session_ids: Sequence[str]) -> list[Cursor | None]:
+    async def positions(self, session_ids: Sequence[str]) -> list[Cursor | GatewayError | None]:
         """Return each session's position as Redis has it now, None where there is no such session.
 
-        Raises the first failure: a check that saw only some of the sessions would look like a finding.
+        Failures are among the results: one node of a Cluster may be down.
         """
         keys = [self._store.keys.meta(session_id) for session_id in session_ids]
-        positions: list[Cursor | None] = []
+        positions: list[Cursor | GatewayError | None] = []
         for start in range(0, len(keys), BATCH):
             batch = keys[start : start + BATCH]
             for reply in await self._store.send_many(
                 [(key, ("HMGET", key, "epoch", "seq")) for key in batch]
             ):
                 if isinstance(reply, Exception):
-                    raise as_gateway_error(reply)
+                    positions.append(as_gateway_error(reply))
+                    continue
                 epoch, seq = reply
                 positions.append(Cursor(epoch.decode(), int(seq)) if epoch and seq else None)
         return positions
