@@ -19,6 +19,8 @@ from sse_gateway.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 METRICS = web.AppKey("metrics", Metrics)
+HEAD_SENT = "head_sent"
+"""A request's own note that its response has begun."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _PRIVATE = {
@@ -66,27 +68,40 @@ def _json(body: Mapping[str, Any], status: int) -> web.Response:
 
 @web.middleware
 async def refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn what was raised into its JSON answer; what nobody foresaw is logged and told as ours."""
+    """Turn what was raised into its JSON answer; what nobody foresaw is logged and told as ours.
+
+    Once a head was sent there is no answer left to give: a second one would stand in the first one's
+    body. The connection is cut instead, which every client takes for what it is.
+    """
     try:
         return await handler(request)
-    except GatewayError as error:
+    except ConnectionResetError:
+        raise
+    except Exception as error:
+        if HEAD_SENT not in request:
+            return _refusal(request, error)
+        logger.exception("a response failed in its middle", extra={"fields": _named(request)})
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError from None
+
+
+def _refusal(request: web.Request, error: Exception) -> web.StreamResponse:
+    if isinstance(error, GatewayError):
         if error.status in (401, 403):
             request.app[METRICS].auth_failures.labels(error.code).inc()
         return failure(error)
-    except web.HTTPException as error:
+    if isinstance(error, web.HTTPException):
         if error.status not in _BY_STATUS:
-            raise
+            raise error
         code, message = _BY_STATUS[error.status]
         response = failure(GatewayError(code, message))
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
         return response
-    except ConnectionResetError:
-        raise
-    except Exception:
-        logger.exception(
-            "a request failed", extra={"fields": {"method": request.method, "path": request.path}}
-        )
-        return failure(
-            GatewayError("internal_error", "The gateway failed on this request; its log says why.")
-        )
+    logger.error("a request failed", exc_info=error, extra={"fields": _named(request)})
+    return failure(GatewayError("internal_error", "The gateway failed on this request; its log says why."))
+
+
+def _named(request: web.Request) -> dict[str, str]:
+    return {"method": request.method, "path": request.path}
