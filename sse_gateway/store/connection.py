@@ -85,6 +85,8 @@ class Store:
         self._ca_file = ca_file
         self._ssl = ssl.create_default_context(cafile=ca_file) if self.target.tls else None
         self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._turn = random.randrange(16384)
+        """Which primary published last, so that every one is tried in time."""
         self._sentinel: Any = None
         self._nodes: ClusterNodes | None = None
         self.client: Any = self._make_client()
@@ -337,8 +339,10 @@ class Store:
         return reply
 
     async def publish_channel(self, channel: str, payload: bytes | str) -> None:
-        """PUBLISH by way of any primary; raises Unavailable."""
-        client = random.choice(await self.primaries())
+        """PUBLISH by way of each primary in turn; raises Unavailable."""
+        primaries = await self.primaries()
+        self._turn = (self._turn + 1) % len(primaries)
+        client = primaries[self._turn]
         try:
             async with asyncio.timeout(CALL_SECONDS), self._slots:
                 await client.execute_command("PUBLISH", channel, payload)

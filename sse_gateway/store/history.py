@@ -117,11 +117,15 @@ class History:
             task.add_done_callback(self._tasks.discard)
 
     async def _read_batch(self, asked: list[tuple[Any, asyncio.Future[Any]]]) -> None:
-        replies = await self._store.fcall_many([call for call, _ in asked])
+        replies: list[Any]
+        try:
+            replies = await self._store.fcall_many([call for call, _ in asked])
+        except Exception as error:  # noqa: BLE001 (whoever waits must hear of it, or would wait for ever)
+            replies = [error] * len(asked)
         for (_, future), reply in zip(asked, replies, strict=True):
             if future.done():
                 continue
-            if isinstance(reply, GatewayError):
+            if isinstance(reply, Exception):
                 future.set_exception(reply)
             else:
                 future.set_result(reply)
