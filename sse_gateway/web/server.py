@@ -18,6 +18,7 @@ from sse_gateway.config import Settings, derive_max_streams
 from sse_gateway.gateway import Gateway
 from sse_gateway.metrics import Metrics
 from sse_gateway.web.app import make_admin_app, make_app
+from sse_gateway.web.malformed import answer_malformed
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ def _runner(app: web.Application) -> web.AppRunner:
 async def _listen(runner: web.AppRunner, host: str, port: int, *, reuse_port: bool) -> web.TCPSite:
     if runner.server is None:
         await runner.setup()
+        answer_malformed(runner)
     site = web.TCPSite(runner, host, port, backlog=BACKLOG, reuse_port=reuse_port or None)
     await site.start()
     return site

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -92,3 +93,22 @@ class Human:
         body = {"approved": approved, **members}
         url = f"{gateway.base}/permission-response/{self.session_id}"
         return await self.http.post(url, headers=headers, json=body)
+
+
+async def raw(gateway: GatewayProcess, request: str) -> bytes:
+    """Send what may be no HTTP and return what comes until the gateway hangs up, or is silent."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(request.encode("latin-1"))
+    received = b""
+    try:
+        async with asyncio.timeout(10):
+            while piece := await asyncio.wait_for(reader.read(65536), 0.3):
+                received += piece
+    except (TimeoutError, ConnectionError):
+        pass
+    writer.close()
+    try:
+        await writer.wait_closed()
+    except ConnectionError:
+        pass
+    return received

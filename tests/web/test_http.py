@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
-from tests.web.site import PAGE_ORIGIN, Site, Tab, bearer
+from tests.support.tokens import token
+from tests.web.site import PAGE_ORIGIN, Site, Tab, bearer, raw
 
 STRANGER = "https://evil.example.org"
 PREFLIGHT = {
@@ -93,6 +95,31 @@ async def test_a_body_that_is_too_large_is_a_413(
     answer = await http.post(url, headers=headers, content=pieces())
     assert answer.status_code == 413
     assert code(answer) == "payload_too_large"
+
+
+@pytest.mark.parametrize(
+    "request_text",
+    [
+        "GET /x?token={} \x00 HTTP/1.1\r\n\r\n",
+        "GET /x?token={} HTTP/9.9\r\n\r\n",
+        "GET / HTTP/1.1\r\nAuthorization Bearer {}\r\n\r\n",
+        "GET / HTTP/1.1\r\nAuthorization: Bearer {}\x01\r\n\r\n",
+        "GET /?token={}" + "a" * 20_000 + " HTTP/1.1\r\n\r\n",
+        "{}\r\n\r\n",
+    ],
+    ids=["address", "version", "header", "value", "length", "no HTTP"],
+)
+async def test_what_is_no_http_is_not_repeated(site: Site, session_id: str, request_text: str) -> None:
+    """A request that cannot be read gets the same JSON as any refusal, which quotes nothing of it."""
+    made = token(session_id=session_id)
+    answer = (await raw(site.a, request_text.format(made))).decode()
+    head, _, body = answer.partition("\r\n\r\n")
+    assert head.startswith(("HTTP/1.1 400 ", "HTTP/1.0 400 "))
+    assert "application/json" in head
+    assert json.loads(body)["code"] == "bad_request"
+    assert made[:20] not in answer
+    # The gateway is none the worse for it.
+    await site.a.answers("/healthz")
 
 
 @pytest.mark.parametrize("path", ["events", "permission-response", "health", "publish"])
