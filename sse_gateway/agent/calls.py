@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from redis.asyncio import RedisCluster
 from redis.exceptions import NoPermissionError, RedisClusterException, ResponseError
 
 from sse_gateway.agent.connect import calls_at_once
+from sse_gateway.agent.ending import within
 from sse_gateway.core.errors import GatewayError, Unavailable
 from sse_gateway.store.failures import TROUBLE, Outcome, as_gateway_error, judge
 from sse_gateway.store.library import Library
 
+T = TypeVar("T")
 ATTEMPT_SECONDS = 3.0
 """After so long a try is given up and made anew on another connection: this one may be half open."""
 BATCH = 100
@@ -40,8 +42,8 @@ class Again(Exception):
 class Pauses:
     """Give jittered pauses that grow."""
 
-    def __init__(self) -> None:
-        self._next, self._longest = _PAUSE_SECONDS
+    def __init__(self, *, longest: float = _PAUSE_SECONDS[1]) -> None:
+        self._next, self._longest = _PAUSE_SECONDS[0], longest
 
     def next(self) -> float:
         """Return the next pause in seconds."""
@@ -86,7 +88,7 @@ class Calls:
             if isinstance(confirmed, Exception):
                 raise _judged(confirmed)
             if confirmed < replicas:
-                raise Again(Unavailable("Too few Redis replicas confirmed the write in time; try again."))
+                raise Unavailable("Too few Redis replicas confirmed the write in time; try again.")
             return reply
 
         return await self._insist(once)
@@ -109,11 +111,12 @@ class Calls:
         self, function: str, session_id: str, *args: Any, seconds: float = ATTEMPT_SECONDS
     ) -> Any:
         """Try once; raises GatewayError for a refusal, and Again for what may pass."""
-        try:
-            async with asyncio.timeout(min(seconds, ATTEMPT_SECONDS)), self._slots:
+
+        async def once() -> Any:
+            async with self._slots:
                 return await self.library.call(await self._place(session_id), function, session_id, *args)
-        except _TROUBLE as error:
-            raise _judged(error) from None
+
+        return await self._limited(seconds, once())
 
     async def attempt_many(self, function: str, calls: Sequence[tuple[str, str]]) -> list[Any]:
         """Try calls with one argument each, in one round trip per batch; failures are among the results.
@@ -132,17 +135,19 @@ class Calls:
 
     async def publish(self, channel: str, payload: bytes) -> None:
         """PUBLISH, once: whoever hears it has no way to tell a repetition; raises Unavailable."""
-        try:
-            async with asyncio.timeout(ATTEMPT_SECONDS), self._slots:
+
+        async def once() -> None:
+            options = {}
+            async with self._slots:
                 if isinstance(self.client, RedisCluster):
-                    await self._initialized()
-                    node = random.choice(self.client.get_primaries())
-                    await self.client.execute_command("PUBLISH", channel, payload, target_nodes=node)
-                else:
-                    await self.client.execute_command("PUBLISH", channel, payload)
-        except _TROUBLE as error:
-            judged = _judged(error)
-            raise (judged.error if isinstance(judged, Again) else judged) from None
+                    await self.client.initialize()
+                    options["target_nodes"] = random.choice(self.client.get_primaries())
+                await self.client.execute_command("PUBLISH", channel, payload, **options)
+
+        try:
+            await self._limited(ATTEMPT_SECONDS, once())
+        except Again as again:
+            raise again.error from None
 
     async def _outcome(self, function: str, session_id: str, argument: str) -> Any:
         try:
@@ -165,22 +170,29 @@ class Calls:
 
     async def _pipeline(self, commands: Sequence[tuple[Any, ...]], seconds: float) -> list[Any]:
         """Return the replies to commands sent together on one connection; errors are among them."""
-        try:
-            async with asyncio.timeout(min(seconds, ATTEMPT_SECONDS)), self._slots:
+
+        async def once() -> list[Any]:
+            async with self._slots:
                 pipeline = self.client.pipeline(transaction=False)
                 for command in commands:
                     pipeline.execute_command(*command)
                 replies: list[Any] = await pipeline.execute(raise_on_error=False)
                 return replies
-        except _TROUBLE as error:
-            raise _judged(error) from None
+
+        return await self._limited(seconds, once())
 
     async def _load(self) -> None:
-        try:
-            async with asyncio.timeout(ATTEMPT_SECONDS):
+        async def once() -> None:
+            try:
                 await self.library.load(self.client)
-        except NoPermissionError:
-            self.library.by_eval = True
+            except NoPermissionError:
+                self.library.by_eval = True
+
+        await self._limited(ATTEMPT_SECONDS, once())
+
+    async def _limited(self, seconds: float, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await within(min(seconds, ATTEMPT_SECONDS), work)
         except _TROUBLE as error:
             raise _judged(error) from None
 
@@ -195,12 +207,9 @@ class Calls:
         """Return what to send a session's call to: the client, or in a Cluster its session's primary."""
         if not isinstance(self.client, RedisCluster):
             return self.client
-        await self._initialized()
-        return _AtNode(self.client, self.library.keys.session_key(session_id))
-
-    async def _initialized(self) -> None:
         # Nothing is asked when the layout is known; after a failed node it is looked up anew.
         await self.client.initialize()
+        return _AtNode(self.client, self.library.keys.session_key(session_id))
 
 
 class _AtNode:

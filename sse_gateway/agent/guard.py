@@ -22,6 +22,7 @@ from sse_gateway.core.errors import GatewayError
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", Session, SyncSession)
 _KINDS = inspect.Parameter
+_CLIENTS: dict[type, str] = {Session: "AgentClient", SyncSession: "SyncAgentClient"}
 
 
 def requires_permission(
@@ -142,19 +143,19 @@ class _Call:
         self.shown = copy.deepcopy(self._arguments())
 
     def session(self, kind: type[S]) -> S:
+        """Return the session to ask in, which must be of the kind that the function can wait on."""
         passed = self.bound.arguments.get("session")
-        found: Any = passed if _is_ours(passed) else self.guard.session or current_session()
+        found: object = passed if _is_ours(passed) else self.guard.session or current_session()
         if found is None:
             raise RuntimeError(
                 f"{self.guard.name}() needs a session to ask in: call it inside `with session:`, "
                 "or give the session as an argument"
             )
-        if not isinstance(found, kind):
-            client = "AgentClient" if kind is Session else "SyncAgentClient"
-            raise TypeError(
-                f"{self.guard.name}() needs a session of a {client}, and this is a {type(found).__name__}"
-            )
-        return found
+        if isinstance(found, kind):
+            return found
+        raise TypeError(
+            f"{self.guard.name}() needs a session of a {_CLIENTS[kind]}, and this is a {type(found).__name__}"
+        )
 
     def request(self) -> dict[str, Any]:
         named = self.guard.request_id

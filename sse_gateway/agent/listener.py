@@ -11,13 +11,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-from redis.exceptions import NoPermissionError, RedisClusterException, ResponseError
+from redis.exceptions import NoPermissionError, RedisClusterException
 
 from sse_gateway.agent.calls import Pauses
 from sse_gateway.agent.connect import CONNECT_SECONDS
+from sse_gateway.agent.ending import ended, within
 from sse_gateway.store.failures import TROUBLE
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Listener:
 
     def __init__(
         self,
-        open_connection: Callable[[], Awaitable[Any]],
+        open_connection: Callable[[], Coroutine[Any, Any, Any]],
         *,
         on_message: Callable[[str, bytes], None],
         on_live: Callable[[str], None],
@@ -70,7 +71,7 @@ class Listener:
         self._turn = asyncio.Lock()
         """Held while commands are sent: an UNSUBSCRIBE must not overtake a later SUBSCRIBE."""
         self.clock_offset = 0.0
-        """Seconds by which Redis's clock is ahead of ours, as far as the server lets us know."""
+        """Seconds by which Redis's clock is ahead of ours."""
 
     def listen(self, channel: str) -> None:
         """Hold a channel; pair each call with one `unlisten`."""
@@ -102,30 +103,21 @@ class Listener:
 
     async def close(self) -> None:
         """Close the connection for good."""
-        for task in (self._task, self._sending):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        await ended(*(task for task in (self._task, self._sending, self._serving) if task is not None))
         self._task = None
 
     async def _supervise(self) -> None:
-        pauses = Pauses()
+        pauses = Pauses(longest=1.0)
         told = False
         while True:
             await self._wanted.wait()
             began = time.monotonic()
             self._serving = asyncio.create_task(self._serve(), name="sse agent connection")
-            try:
-                # Not awaited itself: `doubt` cancels it, and that must not end this task.
-                await asyncio.wait((self._serving,))
-            finally:
-                if not self._serving.done():
-                    self._serving.cancel()
-                    await asyncio.wait((self._serving,))
+            # Not awaited itself: `doubt` cancels it, and that must not end this task.
+            await asyncio.wait((self._serving,))
             error = None if self._serving.cancelled() else self._serving.exception()
             if time.monotonic() - began > self._ping_seconds:
-                pauses, told = Pauses(), False
+                pauses, told = Pauses(longest=1.0), False
             if isinstance(error, NoPermissionError):
                 logger.warning(
                     "Redis does not permit subscribing to decisions; asking for them instead: %s", error
@@ -143,8 +135,7 @@ class Listener:
 
     async def _serve(self) -> None:
         """Listen on one connection until it is lost, or nobody wants anything any more."""
-        async with asyncio.timeout(2 * CONNECT_SECONDS):
-            connection = await self._open_connection()
+        connection = await within(2 * CONNECT_SECONDS, self._open_connection())
         try:
             await self._learn_clock(connection)
             self._connection = connection
@@ -170,13 +161,10 @@ class Listener:
                 await connection.disconnect(nowait=True)
 
     async def _learn_clock(self, connection: Any) -> None:
-        try:
-            await connection.send_command("TIME")
-            seconds, micros = await connection.read_response(disable_decoding=True)
-            self.clock_offset = int(seconds) + int(micros) / 1e6 - time.time()
-        except ResponseError:
-            # Not permitted: deadlines are looked up by our own clock, and settled by Redis's all the same.
-            pass
+        # Permitted to whoever may call the scripts, which read the same clock.
+        await connection.send_command("TIME")
+        seconds, micros = await connection.read_response(disable_decoding=True)
+        self.clock_offset = int(seconds) + int(micros) / 1e6 - time.time()
 
     async def _send_later(self) -> None:
         """Send what was asked for in this round of the loop, in one command."""
@@ -192,6 +180,10 @@ class Listener:
 
     async def _send_changes(self) -> None:
         async with self._turn:
+            connection = self._connection
+            if connection is None:
+                # The next one is told everything when it is there.
+                return
             horizon = time.monotonic() - LINGER_SECONDS
             idle = [
                 name
@@ -204,16 +196,12 @@ class Listener:
             wanted = [name for name, entry in self._channels.items() if not entry.sent]
             for name in wanted:
                 self._channels[name].sent = True
-            await self._send("UNSUBSCRIBE", idle)
-            await self._send("SUBSCRIBE", wanted)
-
-    async def _send(self, command: str, names: list[str]) -> None:
-        connection = self._connection
-        for start in range(0, len(names), SUBSCRIBE_BATCH):
-            # Checked each time: redis-py would connect again by itself, and then subscribe to half.
-            if connection is None or not connection.is_connected:
-                return
-            await connection.send_command(command, *names[start : start + SUBSCRIBE_BATCH])
+            for command, names in (("UNSUBSCRIBE", idle), ("SUBSCRIBE", wanted)):
+                for start in range(0, len(names), SUBSCRIBE_BATCH):
+                    # Checked each time: redis-py would connect again by itself, and then subscribe to half.
+                    if not connection.is_connected:
+                        return
+                    await connection.send_command(command, *names[start : start + SUBSCRIBE_BATCH])
 
     def _take(self, reply: Any) -> None:
         if not isinstance(reply, list) or len(reply) < 3:

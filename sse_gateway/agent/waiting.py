@@ -29,6 +29,7 @@ from typing import Any
 from sse_gateway.agent.asks import Ask
 from sse_gateway.agent.calls import Again, Calls, Pauses
 from sse_gateway.agent.decisions import Decision, check_digest
+from sse_gateway.agent.ending import ended
 from sse_gateway.agent.listener import Listener
 from sse_gateway.core.errors import GatewayError, Unavailable
 
@@ -133,9 +134,7 @@ class Waiting:
         if withdrawals:
             await asyncio.wait(withdrawals, timeout=WITHDRAW_SECONDS)
         tasks = [*self._tasks, *([self._looking] if self._looking is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)
 
     def heard(self, channel: str, payload: bytes) -> None:
         """Look at what a message says was settled; one that says nothing clear means all of the session."""
@@ -197,10 +196,7 @@ class Waiting:
 
     async def _withdraw(self, wait: _Wait, asking: asyncio.Task[Decision], *, cancel: bool) -> None:
         await wait.asked.wait()
-        asking.cancel()
-        await asyncio.wait((asking,))
-        if not asking.cancelled():
-            asking.exception()  # marked as seen: who asked is gone
+        await ended(asking)
         ask = wait.ask
         others = self._waits.get(self._keys.answers_channel(ask.session_id), ())
         if not cancel or any(other.ask.request_id == ask.request_id for other in others):
