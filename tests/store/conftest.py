@@ -1,4 +1,4 @@
-"""Fixtures of the store's tests: the scripts in every form they are used in."""
+"""Fixtures of the store's tests: the scripts, and the wrappers around them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,13 @@ from sse_gateway.store.connection import Store
 from sse_gateway.store.history import History
 from sse_gateway.store.library import Library
 from sse_gateway.store.permissions import Permissions
-from tests.store.scripts import Form, Scripts
+from tests.store.scripts import Scripts
 from tests.support.servers import RedisProcess
 
 
-@pytest.fixture(params=["valkey fcall", "redis fcall", "valkey eval", "redis eval"])
-def scripts(request: pytest.FixtureRequest) -> Scripts:
-    """The scripts as functions and as EVAL, on both servers: one text, so every rule holds for each."""
-    kind, form = request.param.split()
-    server: RedisProcess = request.getfixturevalue(f"{kind}_process")
-    server.flush()
-    return Scripts(server, form=form)
-
-
 @pytest.fixture(params=["valkey", "redis"])
-def functions(request: pytest.FixtureRequest) -> Scripts:
-    """The scripts as functions, on both servers."""
+def scripts(request: pytest.FixtureRequest) -> Scripts:
+    """The scripts as functions, on both servers. That EVAL does the same is shown in test_library.py."""
     server: RedisProcess = request.getfixturevalue(f"{request.param}_process")
     server.flush()
     return Scripts(server)
@@ -61,6 +52,3 @@ def history(store: Store) -> History:
 @pytest.fixture
 def permissions(store: Store) -> Permissions:
     return Permissions(store)
-
-
-__all__ = ["Form"]

@@ -102,12 +102,29 @@ class Scripts:
         """Call decision or cancel."""
         return json.loads(self.call(name, session_id, *args))
 
+    def make_due(self, session_id: str, request_id: str) -> None:
+        """Move a request's deadline into the past, instead of waiting for it on a busy machine."""
+        self.client.hset(self.keys.permissions(session_id), f"expires:{request_id}", 1)
+        self.client.hset(self.keys.meta(session_id), "next_due", 1)
+
     def read(
         self, session_id: str, cursor: str = "", mode: str = "snapshot", page_bytes: int = 1048576
     ) -> dict[str, Any]:
         """Read a session; events parsed, with their bytes beside them."""
         reply = self.call("read", session_id, cursor, mode, page_bytes)
-        names = "owner ended epoch top verdict oldest entries more pending state now_ms".split()
+        names = [
+            "owner",
+            "ended",
+            "epoch",
+            "top",
+            "verdict",
+            "oldest",
+            "entries",
+            "more",
+            "pending",
+            "state",
+            "now_ms",
+        ]
         reading = dict(zip(names, reply, strict=True))
         entries, pending = reading["entries"], reading["pending"]
         return reading | {
@@ -138,17 +155,16 @@ class Scripts:
         found: dict[str, str] = self.client.hgetall(self.keys.meta(session_id))
         return found
 
-    def everything(self, session_id: str) -> dict[str, bytes]:
+    def everything(self, session_id: str) -> dict[str, Any]:
         """Return every key of the session with its contents, for seeing that nothing has changed."""
         found = {}
         for key in self.client.scan_iter("*"):
             if session_id in key:
                 kind = self.client.type(key)
-                content = {
+                found[key] = {
                     "hash": self.client.hgetall,
                     "stream": self.client.xrange,
                     "string": self.client.get,
                     "zset": lambda key: self.client.zrange(key, 0, -1, withscores=True),
                 }[kind](key)
-                found[key] = repr(content).encode()
         return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
+import re
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.scaled
 SESSION = "s-1"
 SPLICED = {"id", "session_id", "timestamp"}
 several = settings(
-    max_examples=scaled(150, 5000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=scaled(100, 2000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 texts = st.text(st.characters(codec="utf-8"), max_size=40)
@@ -40,22 +41,21 @@ events = st.builds(
     types,
 )
 layouts = st.sampled_from(
-    [{}, {"indent": 2}, {"ensure_ascii": False}, {"separators": (",", ":")}, {"indent": "\t", "ensure_ascii": False}]
+    [{}, {"indent": 2}, {"ensure_ascii": False}, {"separators": (",", ":")}, {"indent": "\t"}]
 )
 # What hands and generators get wrong: pieces of JSON and of almost JSON, in any order.
-fragments = st.lists(
-    st.sampled_from(
-        '{ } [ ] : , " \\ \\" \\u \\u00e9 \\ud83d \\ude00 0 1 -1 01 1. .5 -. e E + - 1e5 -0 0x1 NaN nan inf Infinity '
-        'true false null tru nul "a" "b": "" \'a\' // \x00 \x1f \x7f \t \n é \ufeff 1.5 . .. "1. " "-.5" a'.split(" ")
-        + [" ", "  "]
-    ),
-    max_size=12,
-).map("".join)
+PIECES = [
+    "{", "}", "[", "]", ":", ",", '"', "\\", '\\"', "\\u", "\\u00e9", "\\ud83d", "\\ude00", "0", "1", "-1",
+    "01", "1.", ".5", "-.", "e", "E", "+", "-", "1e5", "-0", "0x1", "NaN", "nan", "inf", "Infinity", "true",
+    "false", "null", "tru", "nul", '"a"', '"b":', '""', "'a'", "//", "\x00", "\x1f", "\x7f", "\t", "\n", "é",
+    "\ufeff", "1.5", ".", "..", '"1. "', '"-.5"', "a", " ", "  ",
+]  # fmt: skip
+fragments = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 
 
 @pytest.fixture(scope="module", params=["valkey", "redis"])
-def functions(request: pytest.FixtureRequest) -> Scripts:
-    """The functions on a server that is not emptied between examples: they are sessions of a second."""
+def scripts(request: pytest.FixtureRequest) -> Scripts:
+    """The scripts on a server that is not emptied between examples: they are sessions of a second."""
     server: RedisProcess = request.getfixturevalue(f"{request.param}_process")
     server.flush()
     return Scripts(server)
@@ -64,11 +64,11 @@ def functions(request: pytest.FixtureRequest) -> Scripts:
 @several
 @given(event=events, layout=layouts)
 def test_any_event_comes_back_equal_apart_from_the_members_that_were_added(
-    functions: Scripts, event: dict[str, Any], layout: dict[str, Any]
+    scripts: Scripts, event: dict[str, Any], layout: dict[str, Any]
 ) -> None:
-    functions.client.delete(functions.keys.meta(SESSION))
-    event_id = functions.publish(SESSION, json.dumps(event, **layout))
-    [raw] = functions.read(SESSION, mode="all")["raw"]
+    scripts.client.delete(scripts.keys.meta(SESSION))
+    event_id = scripts.publish(SESSION, json.dumps(event, **layout))
+    [raw] = scripts.read(SESSION, mode="all")["raw"]
     kept = json.loads(raw)
     assert {name: value for name, value in kept.items() if name not in SPLICED} == event
     assert (kept["id"], kept["session_id"]) == (event_id, SESSION)
@@ -77,37 +77,31 @@ def test_any_event_comes_back_equal_apart_from_the_members_that_were_added(
 
 @several
 @given(data=fragments)
-def test_what_strict_json_refuses_the_script_refuses_too(functions: Scripts, data: str) -> None:
+def test_what_strict_json_refuses_the_script_refuses_too(scripts: Scripts, data: str) -> None:
     text = '{"type":"x","data":' + data + "}"
     one_line = "".join(character if ord(character) > 31 else " " for character in text)
     try:
-        strict = loads_strict(one_line.encode())
+        loads_strict(one_line.encode())
     except GatewayError:
-        strict = None
-    try:
-        functions.publish(SESSION, text)
-    except Refused as refused:
-        # The script may refuse more, such as a member that was given by hand, or half a surrogate pair.
-        assert refused.code.startswith("SSE_")
-    else:
-        assert strict is not None
+        with pytest.raises(Refused, match="SSE_"):
+            scripts.publish(SESSION, text)
 
 
 @several
 @given(text=fragments)
-def test_what_strict_json_takes_the_script_takes_too(functions: Scripts, text: str) -> None:
+def test_what_strict_json_takes_the_script_takes_too(scripts: Scripts, text: str) -> None:
     one_line = "".join(character if ord(character) > 31 else " " for character in text)
     try:
-        value = loads_strict(one_line.encode())
+        loads_strict(one_line.encode())
     except GatewayError:
         return
-    if isinstance(value, float) and not math.isfinite(value):
-        return
-    try:
-        functions.publish(SESSION, '{"type":"x","data":' + text + "}")
-    except Refused as refused:
-        assert refused.code == "SSE_INVALID_JSON"
-        assert "unicode escape" in refused.sentence
+    event = '{"type":"x","data":' + text + "}"
+    if re.search(r"(?i)\\ud[89a-f]", text):
+        # Half a surrogate pair is JSON, though no text: the script refuses it.
+        with contextlib.suppress(Refused):
+            scripts.publish(SESSION, event)
+    else:
+        scripts.publish(SESSION, event)
 
 
 requests = st.fixed_dictionaries(
@@ -117,30 +111,35 @@ requests = st.fixed_dictionaries(
         "risk_level": st.sampled_from(["low", "medium", "high", None]),
         "title": texts | st.none(),
         "timestamp": st.just("2026-01-01T00:00:00.000Z") | st.none(),
-        "expires_in": st.floats(0.01, 80_000) | st.none(),
+        "expires_in": st.floats(60, 80_000) | st.none(),
         "extra": values,
     },
 )
 
 
 @several
-@given(request=requests, layout=layouts, envelope=st.dictionaries(texts, values, max_size=3), wrapped=st.booleans())
+@given(
+    request=requests,
+    layout=layouts,
+    envelope=st.dictionaries(texts, values, max_size=3),
+    wrapped=st.booleans(),
+)
 def test_any_request_comes_back_equal_apart_from_the_members_that_were_added(
-    functions: Scripts,
+    scripts: Scripts,
     request: dict[str, Any],
     layout: dict[str, Any],
     envelope: dict[str, Any],
     wrapped: bool,
 ) -> None:
-    functions.client.flushdb()
+    scripts.client.flushdb()
     if wrapped:
         rest = {name: value for name, value in envelope.items() if name not in SPLICED | {"type", "data"}}
         event = rest | {"type": "permission_request", "data": request}
-        reply = functions.publish(SESSION, json.dumps(event, **layout))
+        reply = scripts.publish(SESSION, json.dumps(event, **layout))
     else:
-        reply = functions.call("ask", SESSION, json.dumps(request, **layout), "")
+        reply = scripts.call("ask", SESSION, json.dumps(request, **layout), "")
     request_id = json.loads(reply)["request_id"]
-    _, kept, *_ = functions.call("request", SESSION, request_id)
+    _, kept, *_ = scripts.call("request", SESSION, request_id)
     stored = json.loads(kept)
     assert stored["request_id"] == request_id
     assert stored["status"] == "pending"
@@ -148,7 +147,7 @@ def test_any_request_comes_back_equal_apart_from_the_members_that_were_added(
     added = {"request_id", "expires_at", "status", "timestamp"}
     left = {name: value for name, value in stored.items() if name in given or name not in added}
     assert {name: value for name, value in left.items() if name in given or value is not None} == given
-    [event_kept] = functions.events(SESSION)
+    [event_kept] = scripts.events(SESSION)
     assert event_kept["data"] == stored
     if wrapped:
         assert {name: event_kept[name] for name in rest} == rest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -67,10 +68,14 @@ def test_what_may_not_be_published_is_refused_by_name_and_leaves_nothing_behind(
 
 @pytest.mark.parametrize(
     "value",
-    "NaN nan -nan Infinity -Infinity inf 0x10 -0x1F 01 -01 00 +1 1. 1.e5 .5 -.5 -. - 1e 1e+ 0. -0. --1 1_0 "
-    "truex tru TRUE undefined nullx 'x' \"\\ud800\" \"\\udc00\" \"\\ud800\\u0041\" [1,] [,1] [1,,2] {,} "
-    '{"a"} {"a":} {"a":1,} {1:2} {a:1} 1x 1-1 1d 0b1 nan(1) "\\U0041" // /**/'.split(),
-)
+    [
+        "NaN", "nan", "-nan", "Infinity", "-Infinity", "inf", "0x10", "-0x1F", "01", "-01", "00", "+1",
+        "1.", "1.e5", ".5", "-.5", "-.", "-", "1e", "1e+", "0.", "-0.", "--1", "1_0", "truex", "tru",
+        "TRUE", "undefined", "nullx", "'x'", '"\\ud800"', '"\\udc00"', '"\\ud800\\u0041"', "[1,]",
+        "[,1]", "[1,,2]", "{,}", '{"a"}', '{"a":}', '{"a":1,}', "{1:2}", "{a:1}", "1x", "1-1", "1d",
+        "0b1", "nan(1)", '"\\U0041"', "//", "/**/",
+    ],
+)  # fmt: skip
 def test_json_that_a_browser_would_not_parse_never_becomes_durable(scripts: Scripts, value: str) -> None:
     with pytest.raises(Refused) as refused:
         scripts.publish(SESSION, '{"type":"x","data":' + value + "}")
@@ -81,8 +86,8 @@ def test_json_that_a_browser_would_not_parse_never_becomes_durable(scripts: Scri
 @pytest.mark.parametrize(
     "value",
     [
-        "0", "-0", "1e5", "1E+5", "0.5", "-0.25e-3", "9007199254740993", "1" * 300, "1e999", "{}", "[]", "[[],{}]",
-        '""', '"\\u0000"', '"\\ud83d\\ude00"', '"\x7f"', '"é😀\u2028"', '"1. Then -.5 and 2.e5."',
+        "0", "-0", "1e5", "1E+5", "0.5", "-0.25e-3", "9007199254740993", "1" * 300, "1e999", "{}", "[]",
+        "[[],{}]", '""', '"\\u0000"', '"\\ud83d\\ude00"', '"\x7f"', '"é😀\u2028"', '"1. Then -.5 and 2.e5."',
         '"a\\"1.,\\\\"', '"\\\\"', '[1.5,"."]', '{"":{"":1}}', '{"a":1,"a":2}', nested(63),
     ],
 )  # fmt: skip
@@ -161,48 +166,57 @@ def test_the_timestamp_is_redis_time(scripts: Scripts) -> None:
     seconds, _ = scripts.client.time()
     scripts.publish(SESSION, {"type": "x"})
     stamp = scripts.events(SESSION)[0]["timestamp"]
-    from datetime import datetime
-
     assert abs(datetime.fromisoformat(stamp).timestamp() - seconds) < 5
 
 
 @pytest.mark.parametrize("session_id", ["a", "A.b_c:d-e", "0" * 128, "...", "-"])
 def test_a_session_is_named_bare_or_by_its_key(scripts: Scripts, session_id: str) -> None:
-    scripts.call("publish", session_id, '{"type":"x"}')
-    if scripts.form == "fcall":
-        scripts.send(("FCALL", "sse_publish", 1, session_id, '{"type":"x"}'))
-    assert [event["session_id"] for event in scripts.events(session_id)] == [session_id] * (
-        2 if scripts.form == "fcall" else 1
-    )
+    for key in (session_id, f"sse:{{{session_id}}}"):
+        scripts.send(("FCALL", "sse_publish", 1, key, '{"type":"x"}'))
+    assert [event["session_id"] for event in scripts.events(session_id)] == [session_id] * 2
 
 
 @pytest.mark.parametrize(
     "key",
-    ["", ".", "..", "a b", "a/b", "a}b{c", "sse:{a", "sse:{}", "sse:{a}}", "sse:{a}:meta", "x" * 129, "é", "a\nb"],
+    [
+        "",
+        ".",
+        "..",
+        "a b",
+        "a/b",
+        "a}b{c",
+        "sse:{a",
+        "sse:{}",
+        "sse:{a}}",
+        "sse:{a}:meta",
+        "x" * 129,
+        "é",
+        "a\nb",
+    ],
 )
-def test_a_name_that_could_reach_another_sessions_keys_is_refused(functions: Scripts, key: str) -> None:
+def test_a_name_that_could_reach_another_sessions_keys_is_refused(scripts: Scripts, key: str) -> None:
     with pytest.raises(Refused) as refused:
-        functions.send(("FCALL", "sse_publish", 1, key, '{"type":"x"}'))
+        scripts.send(("FCALL", "sse_publish", 1, key, '{"type":"x"}'))
     assert refused.value.code == "SSE_BAD_SESSION"
-    assert functions.client.dbsize() == 0
+    assert scripts.client.dbsize() == 0
 
 
 @pytest.mark.parametrize("keys", [(), ("a", "a")])
-def test_exactly_one_key_is_given(functions: Scripts, keys: tuple[str, ...]) -> None:
+def test_exactly_one_key_is_given(scripts: Scripts, keys: tuple[str, ...]) -> None:
     with pytest.raises(Refused) as refused:
-        functions.send(("FCALL", "sse_publish", len(keys), *keys, '{"type":"x"}'))
+        scripts.send(("FCALL", "sse_publish", len(keys), *keys, '{"type":"x"}'))
     assert refused.value.code == "SSE_BAD_SESSION"
 
 
-def test_a_namespace_keeps_two_deployments_apart_on_one_server(functions: Scripts) -> None:
-    other = Scripts(functions.server, namespace="blue_")
-    functions.publish(SESSION, {"type": "x", "data": "ours"})
+def test_a_namespace_keeps_two_deployments_apart_on_one_server(scripts: Scripts) -> None:
+    other = Scripts(scripts.server, namespace="blue_")
+    scripts.publish(SESSION, {"type": "x", "data": "ours"})
     other.publish(SESSION, {"type": "x", "data": "theirs"})
     other.ask(SESSION, request_id="r")
     other.answer(SESSION, "r")
-    assert [event["data"] for event in functions.events(SESSION)] == ["ours"]
+    assert [event["data"] for event in scripts.events(SESSION)] == ["ours"]
     assert other.events(SESSION)[0]["data"] == "theirs"
-    ours = set(functions.client.keys("*")) - set(functions.client.keys("blue_*"))
+    ours = set(scripts.client.keys("*")) - set(scripts.client.keys("blue_*"))
     assert ours == {"sse:{s-1}:meta", "sse:{s-1}:history"}
 
 

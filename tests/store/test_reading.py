@@ -56,12 +56,14 @@ def test_a_cursor_is_honoured_or_the_reason_is_named(
     assert reading["oldest"] == (0 if verdict == "ok" else 1)
 
 
-def test_a_cursor_behind_the_oldest_entry_is_trimmed_and_one_just_before_it_is_not(functions: Scripts) -> None:
-    functions = Scripts(functions.server, limits=Limits(history_events=3))
-    epoch = publish(functions, 10)
-    trimmed = functions.read(SESSION, f"{epoch}-6")
+def test_a_cursor_behind_the_oldest_entry_is_trimmed_and_one_just_before_it_is_not(
+    scripts: Scripts,
+) -> None:
+    scripts = Scripts(scripts.server, limits=Limits(history_events=3))
+    epoch = publish(scripts, 10)
+    trimmed = scripts.read(SESSION, f"{epoch}-6")
     assert (trimmed["verdict"], trimmed["oldest"], trimmed["entries"]) == ("trimmed", 8, [])
-    honoured = functions.read(SESSION, f"{epoch}-7")
+    honoured = scripts.read(SESSION, f"{epoch}-7")
     assert (honoured["verdict"], honoured["seqs"]) == ("ok", [8, 9, 10])
 
 
@@ -162,13 +164,13 @@ class TestState:
             self.status(scripts, call, text)
         assert self.shown(scripts) == ["b1", "a2", "c2"]
 
-    def test_the_call_touched_longest_ago_goes_first(self, functions: Scripts) -> None:
+    def test_the_call_touched_longest_ago_goes_first(self, scripts: Scripts) -> None:
         for number in range(50):
-            self.status(functions, str(number), str(number))
-        self.status(functions, "0", "again")
-        self.status(functions, "new", "new")
-        assert self.shown(functions) == [*map(str, range(2, 50)), "again", "new"]
-        fields = functions.client.hkeys(functions.keys.state(SESSION))
+            self.status(scripts, str(number), str(number))
+        self.status(scripts, "0", "again")
+        self.status(scripts, "new", "new")
+        assert self.shown(scripts) == [*map(str, range(2, 50)), "again", "new"]
+        fields = scripts.client.hkeys(scripts.keys.state(SESSION))
         assert len(fields) == 51, "50 statuses and their order: nothing is left of those that went"
 
     @pytest.mark.parametrize("call", [None, "", 5, {"x": 1}])
@@ -209,11 +211,11 @@ def test_pages_follow_each_other_without_gap_or_repetition(scripts: Scripts) -> 
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 128, 129])
-def test_a_page_that_ends_with_the_history_says_that_nothing_follows(functions: Scripts, count: int) -> None:
-    epoch = publish(functions, count)
-    reading = functions.read(SESSION, f"{epoch}-0")
+def test_a_page_that_ends_with_the_history_says_that_nothing_follows(scripts: Scripts, count: int) -> None:
+    epoch = publish(scripts, count)
+    reading = scripts.read(SESSION, f"{epoch}-0")
     assert (len(reading["seqs"]), reading["more"]) == (count, 0)
-    assert functions.read(SESSION, mode="all")["seqs"] == reading["seqs"]
+    assert scripts.read(SESSION, mode="all")["seqs"] == reading["seqs"]
 
 
 def test_an_entry_larger_than_the_page_comes_alone(scripts: Scripts) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -51,7 +52,7 @@ def test_each_entry_tells_the_exact_bytes_up_to_and_with_it(small: Scripts) -> N
         event: Any = {"type": "x", "data": "é" * random.choice([0, 10, 100, 600])}
         small.publish(SESSION, event)
         lengths, sums = sizes(small), totals(small)
-        assert [after - before for before, after in zip(sums, sums[1:], strict=False)] == lengths[1:]
+        assert [after - before for before, after in itertools.pairwise(sums)] == lengths[1:]
         assert len(lengths) <= LIMITS.history_events
         assert sum(lengths) <= LIMITS.history_bytes
         assert int(small.meta(SESSION)["bytes"]) == sums[-1]

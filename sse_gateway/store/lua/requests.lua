@@ -36,18 +36,14 @@ local function check_options(options)
   if type(options) ~= "table" or #options > 32 then
     bad("has options that are not a list of at most 32")
   end
-  local seen, count = {}, 0
+  local seen = {}
   for _, option in pairs(options) do
-    count = count + 1
     if type(option) ~= "table" or type(option.id) ~= "string" or not string.find(option.id, "^[%w._:-]+$")
       or #option.id > 128 or seen[option.id] or type(option.label) ~= "string"
       or not OPTION_KINDS[option.kind] then
       bad("has an option that is not {id, label, kind} with an id of its own and a known kind")
     end
     seen[option.id] = true
-  end
-  if count ~= #options then
-    bad("has options that are not a list")
   end
 end
 
@@ -175,26 +171,30 @@ function requests.ask(s, text, event, owner, raw)
   local object = string.sub(text, place[1], place[2])
   local members = json.members(object, "the permission request")
   check(data)
-  local expires = deadline(s, data)
-  local parameters = members.parameters
+  local parameters, options = members.parameters, members.options
   if parameters and string.sub(object, parameters[1], parameters[1]) ~= "{" then
     bad("has parameters that are not an object")
   end
+  if json.given(data.options) and string.sub(object, options[1], options[1]) ~= "[" then
+    bad("has options that are not a list")
+  end
   local digest = json.given(data.args_digest) and data.args_digest
     or "sha1:" .. redis.sha1hex(parameters and string.sub(object, parameters[1], parameters[2]) or "")
+  local request_id = json.given(data.request_id) and data.request_id
+  local known = request_id and requests.find(s, request_id)
+  if known and (known.tool ~= data.tool_name or known.digest ~= digest) then
+    refuse("REQUEST_MISMATCH", "this request_id was asked for another tool or other arguments")
+  end
+  -- The deadline of a request that was asked before may have passed: what counts is how it ended.
+  local expires = not known and deadline(s, data)
   session.check_owner(s, owner)
   settle.check_rights(s)
 
   session.begin(s)
   settle.due(s)
-  local request_id = json.given(data.request_id) and data.request_id
-  local known = request_id and requests.find(s, request_id)
   if known then
-    if known.tool ~= data.tool_name or known.digest ~= digest then
-      refuse("REQUEST_MISMATCH", "this request_id was asked for another tool or other arguments")
-    end
     idempotency.keep(s, "publish", raw, "request " .. request_id)
-    return requests.answer(s, known)
+    return requests.answer(s, requests.find(s, request_id))
   end
   if redis.call("ZCARD", s.pending) >= MOST_PENDING then
     refuse("TOO_MANY_PENDING", "the session has " .. MOST_PENDING .. " open requests")
