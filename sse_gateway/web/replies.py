@@ -19,8 +19,6 @@ from sse_gateway.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 METRICS = web.AppKey("metrics", Metrics)
-HEAD_SENT = "head_sent"
-"""A request's own note that its response has begun."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _PRIVATE = {
@@ -76,9 +74,12 @@ async def refusals(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except ConnectionResetError:
-        raise
+        # Who asked has left, which is nobody's fault. What is returned here reaches no one either.
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response(status=204)
     except Exception as error:
-        if HEAD_SENT not in request:
+        if not request.writer.output_size:
             return _refusal(request, error)
         logger.exception("a response failed in its middle", extra={"fields": _named(request)})
         if request.transport is not None:

@@ -19,7 +19,7 @@ from sse_gateway.core.wire import encode_retry
 from sse_gateway.web.cors import mark
 from sse_gateway.web.identity import require_reach, session_of, token_of
 from sse_gateway.web.keys import AUTHENTICATOR, GATEWAY, SETTINGS
-from sse_gateway.web.replies import HEAD_SENT, METRICS
+from sse_gateway.web.replies import METRICS
 from sse_gateway.web.transport import USER_TIMEOUT_SECONDS, carry, limit_kernel_buffer
 
 HEADERS = {
@@ -144,8 +144,13 @@ async def _begin(request: web.Request) -> EventSourceResponse:
     response.headers.update(HEADERS)
     mark(request, response)
     response.force_close()
-    await response.prepare(request)
-    request[HEAD_SENT] = True
+    try:
+        await response.prepare(request)
+    except AssertionError:
+        # aiohttp-sse takes for granted that nobody hangs up before the head is out.
+        if request.transport is not None:
+            raise
+        raise ConnectionResetError from None
     limit_kernel_buffer(request.get_extra_info("socket"))
     await response.write(encode_retry(notices.first_retry_ms()))
     return response
