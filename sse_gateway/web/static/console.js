@@ -30,6 +30,7 @@ const NOTICES_KEPT = 60;
 const FILTERS_KEPT = 10;
 
 const REPLY_TIMEOUT_MS = 15_000;
+const LONGEST_BACKOFF_MS = 6_000;
 /** How long a new card's buttons stay dead: the click under way was meant for something else. */
 const NEW_CARD_GUARD_MS = 1_000;
 const MOVED_CARD_GUARD_MS = 800;
@@ -1445,7 +1446,7 @@ function hangUp() {
 function retryLater(ms, words) {
   hangUp();
   // Half of each delay is random: a gateway that restarts must not meet all its pages at the same moment.
-  const backoff = Math.min(15_000, 1_000 * 2 ** connection.attempts) * (0.5 + Math.random() / 2);
+  const backoff = Math.min(LONGEST_BACKOFF_MS, 1_000 * 2 ** connection.attempts) * (0.5 + Math.random() / 2);
   const delay = Number.isFinite(ms) && ms >= 0 ? ms : backoff;
   connection.attempts += 1;
   connection.retryAt = Date.now() + delay;
