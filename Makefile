@@ -15,7 +15,7 @@ ARGS ?=
 
 help: ## print this list
 	@echo "usage: make TARGET [ARGS='…']"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## set up .venv with the locked dependencies (fast when nothing changed)
 	@:
@@ -72,3 +72,7 @@ chaos: install ## run the fault tests over and over; see tests/test_chaos*.py
 clean: ## remove .venv and every cache
 	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+test-redis5: install ## run the tests of the agent SDK with redis-py 5
+	@scripts/redis5.sh -n $(WORKERS) --maxprocesses 4 $(ARGS)
+.PHONY: test-redis5

@@ -15,17 +15,15 @@ Looks that fall due together go in one round trip.
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import json
 import logging
-import math
 import random
 import time
 from collections.abc import Coroutine
 from datetime import datetime
 from typing import Any
 
+from sse_gateway.agent.agenda import Agenda, Wait
 from sse_gateway.agent.asks import Ask
 from sse_gateway.agent.calls import Again, Calls, Pauses
 from sse_gateway.agent.decisions import Decision, check_digest
@@ -45,44 +43,8 @@ VIEWER_SECONDS = 5.0
 LATE_SECONDS = 2.0
 """A decision that is as old as this when we find it by ourselves should have been heard of."""
 _WITHDRAWAL = "sse agent withdrawal"
-_DEFAULT_TIMEOUT = 300.0
 _LOOK_SECONDS = 0.1
 """A look that takes longer than this goes on beside the next: one node of a Cluster must not hold up all."""
-
-
-class _Wait:
-    """One request that one task waits for."""
-
-    __slots__ = (
-        "ask",
-        "asked",
-        "check_at",
-        "deadline",
-        "decision",
-        "expires_ms",
-        "heard",
-        "overdue",
-        "unseen_since",
-        "withdrawn",
-    )
-
-    def __init__(self, ask: Ask) -> None:
-        loop = asyncio.get_running_loop()
-        self.ask = ask
-        self.asked = asyncio.Event()
-        """The first asking is over, whichever way."""
-        self.withdrawn = False
-        self.decision: asyncio.Future[Decision] = loop.create_future()
-        self.deadline = loop.time() + (ask.timeout or _DEFAULT_TIMEOUT)
-        """In the loop's time; the true one is never later, and earlier if it was asked before."""
-        self.expires_ms = 0
-        """The deadline on Redis's clock."""
-        self.check_at = math.inf
-        """When to look next, in the loop's time."""
-        self.heard = False
-        self.overdue = 0
-        """How often it was found pending after its deadline: our clock and Redis's differ."""
-        self.unseen_since: float | None = None
 
 
 class Waiting:
@@ -93,12 +55,9 @@ class Waiting:
         self._listener = listener
         self._recheck_seconds = recheck_seconds
         self._keys = calls.library.keys
-        self._waits: dict[str, list[_Wait]] = {}
+        self._waits: dict[str, list[Wait]] = {}
         """Session's channel → its waiting requests."""
-        self._agenda: list[tuple[float, int, _Wait]] = []
-        """A heap of (when to look, a number, the request); entries that were superseded stay until met."""
-        self._numbers = itertools.count()
-        self._agenda_changed = asyncio.Event()
+        self._agenda = Agenda()
         self._pauses = Pauses()
         self._looking: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -111,14 +70,15 @@ class Waiting:
 
     async def decide(self, ask: Ask, *, withdraw_on_cancel: bool) -> Decision:
         """Ask and return the decision; cancelled, withdraw the request (within WITHDRAW_SECONDS)."""
-        wait = _Wait(ask)
+        wait = Wait(ask)
         # In a task of its own, so that a cancellation cannot tear the asking apart: a request that is on its
         # way could otherwise reach Redis after its own withdrawal.
         asking = self._spawn(self._ask_and_wait(wait))
         try:
             return await asyncio.shield(asking)
         except asyncio.CancelledError:
-            if asking.cancelled():
+            task = asyncio.current_task()
+            if asking.cancelled() and task is not None and not task.cancelling():
                 raise Unavailable("The client was closed while a request was waiting; ask again.") from None
             wait.withdrawn = True
             withdrawal = self._spawn(
@@ -155,7 +115,7 @@ class Waiting:
 
     # Asking
 
-    async def _ask_and_wait(self, wait: _Wait) -> Decision:
+    async def _ask_and_wait(self, wait: Wait) -> Decision:
         channel = self._keys.answers_channel(wait.ask.session_id)
         self._listener.listen(channel)
         live_before = self._listener.live_since(channel)
@@ -178,7 +138,7 @@ class Waiting:
                 del self._waits[channel]
             self._listener.unlisten(channel)
 
-    async def _ask(self, wait: _Wait) -> Any:
+    async def _ask(self, wait: Wait) -> Any:
         """Ask until Redis has answered, for as long as the asker would wait for a human."""
         loop = asyncio.get_running_loop()
         ask = wait.ask
@@ -194,7 +154,7 @@ class Waiting:
                     raise again.error from None
             await asyncio.sleep(pause)
 
-    async def _withdraw(self, wait: _Wait, asking: asyncio.Task[Decision], *, cancel: bool) -> None:
+    async def _withdraw(self, wait: Wait, asking: asyncio.Task[Decision], *, cancel: bool) -> None:
         await wait.asked.wait()
         await ended(asking)
         ask = wait.ask
@@ -211,50 +171,27 @@ class Waiting:
 
     # Looking
 
-    def _look_at(self, wait: _Wait, seconds: float) -> None:
-        """Look in so many seconds, or earlier if that was said already.
-
-        Never later: what is heard of while a look is on its way is not in that look's answer.
-        """
-        at = asyncio.get_running_loop().time() + seconds
-        if at >= wait.check_at:
-            return
-        wait.check_at = at
-        heapq.heappush(self._agenda, (wait.check_at, next(self._numbers), wait))
-        self._agenda_changed.set()
+    def _look_at(self, wait: Wait, seconds: float) -> None:
+        self._agenda.put(wait, seconds)
         if self._looking is None and not self._closed:
             self._looking = asyncio.create_task(self._look_when_due(), name="sse agent looks")
 
     async def _look_when_due(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            self._agenda_changed.clear()
-            due = self._due(loop.time())
-            if due:
-                # Awaited for a moment, so that what falls due meanwhile goes together.
-                await asyncio.wait((self._spawn(self._look(due)),), timeout=_LOOK_SECONDS)
-                continue
-            delay = self._agenda[0][0] - loop.time() if self._agenda else None
-            try:
-                async with asyncio.timeout(delay):
-                    await self._agenda_changed.wait()
-            except TimeoutError:
-                pass
+            look = self._spawn(self._look(await self._agenda.due()))
+            # Awaited for a moment, so that what falls due meanwhile goes together.
+            await asyncio.wait((look,), timeout=_LOOK_SECONDS)
 
-    def _due(self, now: float) -> list[_Wait]:
-        due = []
-        while self._agenda and self._agenda[0][0] <= now:
-            at, _, wait = heapq.heappop(self._agenda)
-            if at == wait.check_at and not wait.decision.done():
-                wait.check_at = math.inf
-                due.append(wait)
-        return due
-
-    async def _look(self, due: list[_Wait]) -> None:
+    async def _look(self, due: list[Wait]) -> None:
         """Ask how the requests stand, all in one round trip."""
-        replies = await self._calls.attempt_many(
-            "decision", [(wait.ask.session_id, wait.ask.request_id) for wait in due]
-        )
+        try:
+            replies = await self._calls.attempt_many(
+                "decision", [(wait.ask.session_id, wait.ask.request_id) for wait in due]
+            )
+        except Exception:
+            # Whatever it was: nobody else would look at these again.
+            logger.exception("looking at waiting requests failed")
+            replies = [Again(Unavailable())] * len(due)
         if not any(isinstance(reply, Again) for reply in replies):
             self._pauses = Pauses()
         pause = self._pauses.next()
@@ -262,7 +199,7 @@ class Waiting:
             *(self._took(wait, reply, pause=pause) for wait, reply in zip(due, replies, strict=True))
         )
 
-    async def _took(self, wait: _Wait, reply: Any, *, pause: float) -> None:
+    async def _took(self, wait: Wait, reply: Any, *, pause: float) -> None:
         """Take a reply, or a failure in its place; after one that may pass, look again in `pause` seconds."""
         try:
             if isinstance(reply, GatewayError) and reply.code == "unknown_request":
@@ -273,31 +210,31 @@ class Waiting:
                 await self._take(wait, _standing(reply))
         except Again as again:
             if asyncio.get_running_loop().time() > wait.deadline + self._calls.seconds:
-                _fail(wait, again.error)
+                wait.fail(again.error)
             else:
                 self._look_at(wait, pause)
         except GatewayError as error:
-            _fail(wait, error)
+            wait.fail(error)
 
-    async def _ask_again(self, wait: _Wait) -> None:
+    async def _ask_again(self, wait: Wait) -> None:
         """Ask for what Redis has lost, or find that its time is over."""
         ask = wait.ask
         left = wait.deadline - asyncio.get_running_loop().time()
         if left <= 0:
-            _settle(wait, Decision.expired(ask.request_id, ask.digest))
+            wait.settle(Decision.expired(ask.request_id, ask.digest))
             return
         logger.warning("Redis has lost the request %s; asking again", ask.request_id)
         reply = await self._calls.attempt("ask", ask.session_id, ask.encode(left), ask.owner)
         await self._take(wait, _standing(reply))
 
-    async def _take(self, wait: _Wait, standing: dict[str, Any]) -> None:
+    async def _take(self, wait: Wait, standing: dict[str, Any]) -> None:
         """Settle the wait, or see when to look again."""
         if wait.decision.done():
             return
         if standing["status"] == "decided":
             decision = Decision.parse(standing["decision"])
             self._check_hearing(wait, decision)
-            _settle(wait, decision)
+            wait.settle(decision)
             return
         wait.expires_ms = round(datetime.fromisoformat(standing["expires_at"]).timestamp() * 1000)
         left = wait.expires_ms / 1000 - (time.time() + self._listener.clock_offset)
@@ -307,7 +244,7 @@ class Waiting:
             return
         self._look_at(wait, self._next_look(wait, left))
 
-    def _next_look(self, wait: _Wait, left: float) -> float:
+    def _next_look(self, wait: Wait, left: float) -> float:
         """Return in how many seconds to look again."""
         if left <= 0:
             wait.overdue += 1
@@ -323,7 +260,7 @@ class Waiting:
         # A little late rather than a little early: then this very look settles it.
         return min(seconds, left + 0.02)
 
-    async def _gave_up(self, wait: _Wait, viewers: int) -> bool:
+    async def _gave_up(self, wait: Wait, viewers: int) -> bool:
         """Cancel the request if nobody was watching for too long; Redis has the last word on "nobody"."""
         ask = wait.ask
         now = asyncio.get_running_loop().time()
@@ -338,12 +275,12 @@ class Waiting:
             await self._calls.attempt("cancel", ask.session_id, ask.request_id, "", "no_viewer")
         )
         if standing["status"] == "decided":
-            _settle(wait, Decision.parse(standing["decision"]))
+            wait.settle(Decision.parse(standing["decision"]))
             return True
         wait.unseen_since = None
         return False
 
-    def _check_hearing(self, wait: _Wait, decision: Decision) -> None:
+    def _check_hearing(self, wait: Wait, decision: Decision) -> None:
         """Doubt the connection if this decision should have been heard of long ago."""
         since = self._listener.live_since(self._keys.answers_channel(wait.ask.session_id))
         if wait.heard or since is None or decision.decided_at is None or not wait.expires_ms:
@@ -362,13 +299,3 @@ class Waiting:
 def _standing(reply: bytes | str) -> dict[str, Any]:
     standing: dict[str, Any] = json.loads(reply)
     return standing
-
-
-def _settle(wait: _Wait, decision: Decision) -> None:
-    if not wait.decision.done():
-        wait.decision.set_result(decision)
-
-
-def _fail(wait: _Wait, error: GatewayError) -> None:
-    if not wait.decision.done():
-        wait.decision.set_exception(error)

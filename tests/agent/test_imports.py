@@ -5,17 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BLOCKED = (
-    "aiohttp",
-    "aiohttp_sse",
-    "pydantic",
-    "uvloop",
-    "jwt",
-    "hiredis",
-    "prometheus_client",
-    "click",
-    "yaml",
-)
+import redis
+
+BLOCKED = {"aiohttp", "aiohttp_sse", "pydantic", "uvloop", "jwt", "hiredis", "prometheus_client", "click"}
+if redis.__version__.startswith("5."):
+    # redis 5.3 itself cannot be imported without PyJWT.
+    BLOCKED.discard("jwt")
 
 SCRIPT = f"""
 import sys
