@@ -19,6 +19,8 @@ COMMANDS = {
     "token": "Mint a token for a user and their sessions, or explain one.",
     "publish": "Publish an event into a session through Redis.",
     "tail": "Follow a session in the terminal, and answer its permission requests.",
+    "ask": "Ask a human from a shell script; the exit code is the answer.",
+    "answer": "List a session's permission requests, or answer one.",
     "check-config": "Say everything that is wrong with the settings, or show them.",
 }
 
@@ -31,6 +33,7 @@ Start here:
 Talk to a running one:
   sse-gateway publish s1 '{"type":"tool_status","data":{"status":"executing"}}'
   sse-gateway tail s1
+  sse-gateway ask s1 --tool deploy --parameters '{"to":"production"}' && ./deploy.sh
   sse-gateway token --user ann --session s1 --ttl 8h
 """
 

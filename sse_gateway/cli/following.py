@@ -112,6 +112,17 @@ class Gateway:
         async with self._http.post(url, json=body, headers=self._headers(), timeout=timeout) as response:
             return response.status, await _json_object(response)
 
+    async def get(self, path: str) -> tuple[int, dict[str, Any]]:
+        """GET `{base}/path/{session}`; return the status and the answer, {} if that is no object."""
+        assert self._http is not None
+        url = f"{self.base_url}/{path}/{self.session_id}"
+        timeout = aiohttp.ClientTimeout(total=CONNECT_SECONDS)
+        try:
+            async with self._http.get(url, headers=self._headers(), timeout=timeout) as response:
+                return response.status, await _json_object(response)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._unreachable(error) from None
+
     async def _connection(self, parser: EventParser, *, cursor: str, replay: str) -> AsyncIterator[Step]:
         assert self._http is not None
         headers = self._headers() | {"Accept": "text/event-stream", "Cache-Control": "no-store"}
@@ -213,8 +224,7 @@ def read_object(text: str) -> dict[str, Any]:
 
 
 async def _json_object(response: aiohttp.ClientResponse) -> dict[str, Any]:
-    body = await response.content.read(64 * 1024)
-    return read_object(body.decode("utf-8", "replace"))
+    return read_object((await response.read()).decode("utf-8", "replace"))
 
 
 def _words(error: Exception) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,14 @@ from sse_gateway.cli.answering import Answering
 from sse_gateway.cli.following import Gateway, Lost, Over, read_object
 from sse_gateway.cli.options import SettingsCommand, settings_from, settings_options
 from sse_gateway.cli.prompt import Prompt, width
+from sse_gateway.cli.reaching import REACH_SETTINGS, reach, reach_options
 from sse_gateway.cli.refusal import Misuse
 from sse_gateway.cli.sse import ServerEvent
 from sse_gateway.cli.telling import event_line
-from sse_gateway.cli.token import KEY_SETTINGS, mint
-from sse_gateway.config import Settings
 from sse_gateway.core.cursor import Cursor
 from sse_gateway.core.errors import GatewayError
 from sse_gateway.core.keys import check_session_id
 
-MINTED_SECONDS = 3600
 EXAMPLES = (
     "sse-gateway tail s1",
     'sse-gateway tail s1 --url https://gw.example.org/agent_backend/api/sse --token "$TOKEN"',
@@ -35,13 +32,7 @@ EXAMPLES = (
 
 @click.command(cls=SettingsCommand, examples=EXAMPLES)
 @click.argument("session")
-@click.option(
-    "--url", envvar="SSE_GATEWAY_URL", metavar="URL", help="The gateway's address with its base path."
-)
-@click.option(
-    "--token", envvar="SSE_GATEWAY_TOKEN", metavar="JWT", help="Token to show [also SSE_GATEWAY_TOKEN]."
-)
-@click.option("--user", "-u", metavar="NAME", help="Whom to mint a token for, when a secret is configured.")
+@reach_options
 @click.option(
     "--since", default="", metavar="CURSOR", help="Go on after this position, such as 3fa9c01b2e-41."
 )
@@ -52,7 +43,7 @@ EXAMPLES = (
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for pipes; nothing is asked.")
 @click.option("--heartbeats", is_flag=True, help="Show heartbeats too.")
-@settings_options((*KEY_SETTINGS, "host", "port", "base_path", "public_url"))
+@settings_options(REACH_SETTINGS)
 def command(
     *,
     session: str,
@@ -81,38 +72,10 @@ def command(
     if since and Cursor.parse(since) is None:
         raise Misuse(f"--since {since!r} is no position.", hint="they look like 3fa9c01b2e-41")
     settings = settings_from(flags, config)
-    address = url or default_url(settings)
-    if not address.startswith(("http://", "https://")):
-        raise Misuse(f"--url {address!r} is no http:// or https:// address.")
-    token, fresh_token = _token(settings, session, token=token, user=user)
-    gateway = Gateway(address, session, token=token, fresh_token=fresh_token)
+    gateway = reach(settings, session, url=url, token=token, user=user)
     interactive = not as_json and sys.stdin.isatty() and sys.stdout.isatty()
     view = View(gateway, as_json=as_json, heartbeats=heartbeats, interactive=interactive)
     asyncio.run(view.run(cursor=since, replay=replay or ""))
-
-
-def default_url(settings: Settings) -> str:
-    """Return where the gateway of these settings is to be found from this machine."""
-    if settings.public_url:
-        return settings.public_url + settings.base_path
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(settings.host, settings.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}{settings.base_path}"
-
-
-def _token(settings: Settings, session: str, *, token: str | None, user: str | None) -> tuple[str, Any]:
-    if token:
-        return token.strip(), None
-    if settings.jwt_secret is None:
-        raise Misuse(
-            "tail needs a token.",
-            hint="give --token or SSE_GATEWAY_TOKEN; with SSE_GATEWAY_JWT_SECRET set, tail mints one",
-        )
-    name = user or os.environ.get("USER") or "tail"
-
-    def minted() -> str:
-        return mint(settings, user=name, sessions=(session,), ttl_seconds=MINTED_SECONDS)
-
-    return minted(), minted
 
 
 class View:

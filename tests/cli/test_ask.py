@@ -1,0 +1,112 @@
+"""`ask` and `answer`: a shell script is gated by a human, and the exit code is the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from redis.asyncio import Redis
+
+from tests.cli.command import Done, Terminal, sse_gateway
+from tests.support.gateway import GatewayProcess
+from tests.support.servers import RedisProcess
+from tests.support.tokens import SECRET
+from tests.support.wait import until
+
+
+async def ask(server: RedisProcess, *words: str) -> Done:
+    return await asyncio.to_thread(sse_gateway, "ask", *words, redis_url=server.url)
+
+
+async def answer(gateway: GatewayProcess, *words: str) -> Done:
+    return await asyncio.to_thread(
+        sse_gateway, "answer", *words, "--url", gateway.base, "--user", "ann", jwt_secret=SECRET
+    )
+
+
+async def pending(redis: Redis, session_id: str) -> list[bytes]:
+    found: list[bytes] = await redis.zrange(f"sse:{{{session_id}}}:pending", 0, -1)
+    return found
+
+
+@pytest.mark.parametrize(("said", "code", "told"), [("--approve", 0, "approved"), ("--deny", 1, "denied")])
+async def test_the_answer_is_the_exit_code(
+    server: RedisProcess,
+    redis: Redis,
+    gateway: GatewayProcess,
+    session_id: str,
+    said: str,
+    code: int,
+    told: str,
+) -> None:
+    """0 is approved and 1 denied; the answer names who gave it and why."""
+    asking = asyncio.create_task(ask(server, session_id, "--tool", "deploy", "--parameters", '{"to":"prod"}'))
+    await until(lambda: pending(redis, session_id), "the request to be open")
+    listed = await answer(gateway, session_id)
+    assert "deploy" in listed.out
+    done = await answer(gateway, session_id, said, "--reason", "because\x1b[31m")
+    assert done.code == 0, done
+    asked = await asking
+    assert asked.code == code, asked
+    assert told in asked.out
+    assert "by ann" in asked.out
+    assert "\x1b" not in asked.out
+
+
+async def test_nobody_in_time_is_two_and_nobody_there_is_three(server: RedisProcess, session_id: str) -> None:
+    """Expired is told apart from denied, and from a request that was given up for want of a viewer."""
+    expired = await ask(server, session_id, "--tool", "x", "--timeout", "1", "--json")
+    assert expired.code == 2
+    assert json.loads(expired.out)["source"] == "timeout"
+    alone = await ask(server, session_id, "--tool", "x", "--on-no-viewer", "fail")
+    assert (alone.code, alone.out) == (3, "cancelled: no_viewer\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("--tool", "x", "--parameters", "[]"),
+        ("--tool", "x", "--parameters", "{"),
+        ("--tool", "x", "--risk", "?"),
+    ],
+)
+async def test_what_cannot_be_asked_is_none_of_the_answers(
+    server: RedisProcess, session_id: str, words: tuple[str, ...]
+) -> None:
+    """A script must not take a typing mistake for "nobody answered": it is 4, and told in a line."""
+    done = await ask(server, session_id, *words)
+    assert done.code == 4
+    assert done.err.startswith("error: ")
+    assert "Traceback" not in done.err
+
+
+async def test_without_redis_it_is_four() -> None:
+    """Redis that cannot be reached is no answer either."""
+    done = await asyncio.to_thread(
+        sse_gateway, "ask", "s1", "--tool", "x", "--timeout", "5", redis_url="redis://127.0.0.1:1/0"
+    )
+    assert done.code == 4
+    assert "Redis" in done.err
+
+
+async def test_two_scripts_with_one_request_id_run_once(
+    server: RedisProcess, redis: Redis, gateway: GatewayProcess, session_id: str
+) -> None:
+    """Of two callers that wait for the same request one gets 0 and the other 3."""
+    words = (session_id, "--tool", "deploy", "--request-id", "deploy-42")
+    asking = [asyncio.create_task(ask(server, *words)) for _ in range(2)]
+    await until(lambda: pending(redis, session_id), "the request to be open")
+    assert (await answer(gateway, session_id, "deploy-42", "--approve")).code == 0
+    assert sorted([(await one).code for one in asking]) == [0, 3]
+    assert (await answer(gateway, session_id, "deploy-42", "--deny")).code == 1
+
+
+async def test_ctrl_c_withdraws_the_request(server: RedisProcess, redis: Redis, session_id: str) -> None:
+    """Who gives up asking leaves no dialog behind."""
+    async with Terminal("ask", session_id, "--tool", "deploy", redis_url=server.url) as terminal:
+        await until(lambda: pending(redis, session_id), "the request to be open")
+        terminal.type("\x03")
+        assert await terminal.ends() == 130
+    assert not await pending(redis, session_id)
