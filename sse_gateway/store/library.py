@@ -215,7 +215,7 @@ class Library:
             "HISTORY_BYTES": self.limits.history_bytes,
             "HISTORY_SECONDS": self.limits.history_seconds,
             "MAX_EVENT_BYTES": self.limits.max_event_bytes,
-            "META_SECONDS": max(86400, self.limits.history_seconds),
+            "META_MS": f'"{max(86400, self.limits.history_seconds) * 1000}"',
             "PERMISSION_SECONDS": self.limits.permission_seconds,
             "BEAT_SECONDS": BEAT_SECONDS,
         }

@@ -60,6 +60,8 @@ class Scripts:
             return (client or self.client).execute_command(*command)
         except redis.exceptions.TryAgainError as error:
             raise Refused("TRYAGAIN", str(error)) from None
+        except redis.exceptions.NoPermissionError as error:
+            raise Refused("NOPERM", str(error)) from None
         except redis.exceptions.ResponseError as error:
             code, _, sentence = str(error).partition(" ")
             raise Refused(code, sentence) from None

@@ -13,11 +13,12 @@ function functions.beat(keys, args)
   end
   session.check_right("HSET", s.streams, gateway, "")
   session.check_right("PEXPIRE", s.streams, "1")
-  session.check_right("EXPIRE", s.meta, "1")
+  session.check_right("PEXPIRE", s.meta, "1")
+  session.check_right("HDEL", s.streams, gateway)
   if count > 0 then
     redis.call("HSET", s.streams, gateway, whole(count) .. ":" .. whole(viewers) .. ":" .. whole(s.now))
     redis.call("PEXPIRE", s.streams, PRESENCE_MS)
-    redis.call("EXPIRE", s.meta, META_SECONDS)
+    redis.call("PEXPIRE", s.meta, META_MS)
   else
     redis.call("HDEL", s.streams, gateway)
   end

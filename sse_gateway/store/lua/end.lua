@@ -21,7 +21,7 @@ functions["end"] = function(keys, args)
       reason ~= "" and reason or "session_ended", "cancel")
   end
   redis.call("HSET", s.meta, "ended", whole(s.now))
-  redis.call("EXPIRE", s.meta, META_SECONDS)
+  redis.call("PEXPIRE", s.meta, META_MS)
   redis.pcall("PUBLISH", s.channel, '{"control":"session_ended","session_id":"' .. s.id .. '"}')
   return #open
 end

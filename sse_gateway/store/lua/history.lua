@@ -13,7 +13,7 @@ local function keep_alive(s)
   redis.call("PEXPIRE", s.history, whole(ms))
   redis.call("PEXPIRE", s.state, whole(ms))
   redis.call("HSET", s.meta, "alive_until", whole(s.alive_until))
-  redis.call("EXPIRE", s.meta, META_SECONDS)
+  redis.call("PEXPIRE", s.meta, META_MS)
 end
 
 -- Drop entries from the old end until the rest has at most HISTORY_BYTES. `b` of an entry is the running
@@ -70,12 +70,20 @@ end
 -- Refuse unless this user may do all that `append` will do.
 function history.check_rights(s, kind)
   session.check_right("XADD", s.history, "*", "d", "")
+  session.check_right("XTRIM", s.history, "MINID", "0")
   session.check_right("HSET", s.meta, "seq", "")
-  if kind == "tool_status" or kind == "tool_result" then
-    session.check_right("HSET", s.state, "order", "")
-  end
   session.check_right("PEXPIRE", s.history, "1")
   session.check_right("PUBLISH", s.channel, "")
+  if s.ended then
+    session.check_right("HDEL", s.meta, "ended")
+  end
+  if s.idempotency then
+    session.check_right("SET", s.idempotency, "")
+  end
+  if kind == "tool_status" or kind == "tool_result" then
+    session.check_right("HSET", s.state, "order", "")
+    session.check_right("HDEL", s.state, "order")
+  end
 end
 
 -- Put the checked object `text` into the envelope: return its members without the id, as the snapshot

@@ -6,7 +6,7 @@
 @CONSTANTS@
 
 local DAY_SECONDS = 86400
-local ANSWERS_SECONDS = 600          -- life of the stream that agents read decisions from
+local ANSWERS_MS = "600000"          -- life of the stream that agents read decisions from
 local ANSWERS_KEPT = 1000
 local IDEMPOTENCY_SECONDS = 300
 local DECISION_KEPT_MS = 3600 * 1000

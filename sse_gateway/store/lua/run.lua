@@ -6,6 +6,10 @@ local function run(name, keys, args)
     return result
   end
   local text = type(result) == "table" and result.err or tostring(result)
+  if string.find(text, "ACL failure in script", 1, true)
+    or string.find(text, "The user executing the script can't", 1, true) then
+    text = "SSE_NOT_PERMITTED this Redis user lacks a right (ACL LOG says which); see redis.acl"
+  end
   if not string.find(text, "^[A-Z_]+ ") then
     text = "ERR " .. text
   end

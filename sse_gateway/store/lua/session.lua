@@ -26,6 +26,13 @@ local function session_id_of(keys)
   return id
 end
 
+local function refuse_to_open(problem)
+  if string.find(problem.err, "non local key", 1, true) or string.find(problem.err, "TRYAGAIN", 1, true) then
+    error({err = "TRYAGAIN the session's Cluster slot is moving; call again in a moment"})
+  end
+  error(problem)
+end
+
 -- Open the session. Nothing is written before `session.begin`.
 function session.open(keys, idempotency_key)
   local id = session_id_of(keys)
@@ -65,21 +72,11 @@ function session.open(keys, idempotency_key)
   local found = redis.pcall("EXISTS", s.meta, s.history, s.state, s.permissions, s.pending, s.settled,
     s.streams, s.answers, s.idempotency or s.meta)
   if type(found) == "table" then
-    session.refuse_access(found.err)
+    refuse_to_open(found)
   end
   s.now, s.instant = clock.read()
   session.load(s)
   return s
-end
-
-function session.refuse_access(problem)
-  if string.find(problem, "non local key", 1, true) or string.find(problem, "TRYAGAIN", 1, true) then
-    error({err = "TRYAGAIN the session's Cluster slot is moving; call again in a moment"})
-  end
-  if string.find(problem, "NOPERM", 1, true) or string.find(problem, "ACL", 1, true) then
-    refuse("NOT_PERMITTED", "this Redis user may not read the session's keys; see redis.acl")
-  end
-  error({err = problem})
 end
 
 local function number(text)
@@ -119,12 +116,18 @@ end
 -- Write what `load` found out about the epoch. Every writing function calls this once it has checked
 -- everything else.
 function session.begin(s)
+  if not s.absent and not s.moved then
+    return
+  end
+  session.check_right("HSET", s.meta, "epoch", "")
+  session.check_right("PEXPIRE", s.meta, "1")
   if s.absent then
     redis.call("DEL", s.history, s.state)
-    -- Requests may have outlived a deleted meta: `next_due` makes the next look go through them.
-    redis.call("HSET", s.meta, "epoch", s.epoch, "seq", "0", "server", s.server, "next_due", "1")
-    redis.call("EXPIRE", s.meta, META_SECONDS)
-  elseif s.moved then
+    -- Requests may have outlived a deleted meta: the next look has to go through them.
+    redis.call("HSET", s.meta, "epoch", s.epoch, "seq", "0", "server", s.server,
+      "next_due", redis.call("EXISTS", s.pending))
+    redis.call("PEXPIRE", s.meta, META_MS)
+  else
     redis.call("HSET", s.meta, "epoch", s.epoch, "server", s.server, "prev_epoch", s.old_epoch,
       "prev_top", whole(s.seq))
   end

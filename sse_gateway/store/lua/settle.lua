@@ -12,7 +12,9 @@ local CLEARED = {
 function settle.check_rights(s)
   history.check_rights(s)
   session.check_right("HSET", s.permissions, "state", "")
+  session.check_right("HDEL", s.permissions, "state")
   session.check_right("ZADD", s.pending, "0", "")
+  session.check_right("ZREM", s.pending, "")
   session.check_right("ZADD", s.settled, "0", "")
   session.check_right("XADD", s.answers, "*", "decision", "")
   session.check_right("PUBLISH", s.answers_channel, "")
@@ -33,11 +35,11 @@ function settle.close(s, request, outcome, decision, answer)
   if redis.call("EXISTS", s.pending) == 0 then
     -- Nothing holds the history any more: the next append shortens its life to the usual.
     s.open_until, s.next_due, s.alive_until = 0, 0, 0
-    redis.call("HDEL", s.meta, "open_until", "next_due")
+    redis.call("HSET", s.meta, "open_until", "0", "next_due", "0")
   end
   redis.call("XADD", s.answers, "MAXLEN", "~", ANSWERS_KEPT, "*", "request_id", id, "outcome", outcome,
     "decision", decided)
-  redis.call("EXPIRE", s.answers, ANSWERS_SECONDS)
+  redis.call("PEXPIRE", s.answers, ANSWERS_MS)
   redis.pcall("PUBLISH", s.answers_channel, decided)
   history.append(s, "permission_cleared", '"session_id":"' .. s.id
     .. '","type":"permission_cleared","timestamp":"' .. clock.iso(s.now)
