@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 
 import pytest
 from redis.asyncio import Redis
@@ -107,6 +108,5 @@ async def test_ctrl_c_withdraws_the_request(server: RedisProcess, redis: Redis, 
     """Who gives up asking leaves no dialog behind."""
     async with Terminal("ask", session_id, "--tool", "deploy", redis_url=server.url) as terminal:
         await until(lambda: pending(redis, session_id), "the request to be open")
-        terminal.type("\x03")
-        assert await terminal.ends() == 130
+        assert await terminal.ends(signal.SIGINT) == 130
     assert not await pending(redis, session_id)
