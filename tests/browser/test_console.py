@@ -306,6 +306,13 @@ async def test_edited_parameters_reach_the_agent_and_broken_ones_are_not_sent(co
 
 async def test_a_high_risk_wants_two_clicks_and_a_double_click_is_one(console: Console) -> None:
     await console.open()
+    console.ask("r0", risk_level="high")
+    await console.part("approve").dblclick()
+    await expect(console.part("approve")).to_have_text("Confirm: Approve")
+    await expect(console.request("r0")).to_have_attribute("data-state", "pending")
+    console.call("sse_cancel", "r0")
+    await console.page.mouse.move(0, 0)
+    await expect(console.part("request")).to_have_count(0)
     console.ask("r1", risk_level="high", parameters={"list": list(range(80))})
     approve = console.part("approve")
     await expect(console.part("unfold")).to_contain_text("More below")
