@@ -61,13 +61,25 @@ class Metrics:
             "permission_decisions", "Permission requests settled", "outcome", "source"
         )
         self.permission_seconds = histogram(
-            "permission_decision_seconds", "From the question to its decision", _DECISIONS
+            "permission_decision_seconds", "From the question to a human's decision", _DECISIONS
         )
         self.auth_failures = counter("auth_failures", "Callers refused, by error code", "code")
+        self.requests_refused = counter("requests_refused", "Requests refused, by error code", "code")
+        self.connections_cut = counter("connections_cut", "Connections cut for their conduct", "reason")
 
     def observe(self, collect: Callable[[], Iterator[tuple[str, str, float]]]) -> None:
         """Add gauges read at each scrape: `collect` yields name without prefix, help and value."""
         self.registry.register(_Collected(self, collect))
+
+    def observe_command(self, command: str, seconds: float) -> None:
+        """Record one round trip to Redis."""
+        self.redis_seconds.labels(command).observe(seconds)
+
+    def observe_decision(self, asked_ms: int, decided_at: str) -> None:
+        """Record how long a human took; both times are Redis's own."""
+        self.permission_seconds.observe(
+            max(0.0, datetime.fromisoformat(decided_at).timestamp() - asked_ms / 1000)
+        )
 
     def observe_lag(self, payload: bytes) -> None:
         """Record how long ago an event says it was published; clocks that disagree count as nothing."""

@@ -56,6 +56,12 @@ class Section:
         expected = f"seconds from {low:,.10g} to {high:,.10g}" + (f" (0: {zero})" if zero else "")
         return self.value(float(default), purpose, unit="seconds", expected=expected, ge=low, le=high)
 
+    def per_second(self, default: float, purpose: str) -> Any:
+        """Make a rate's field; ten seconds' worth may come at once."""
+        expected = "a number from 0 to 1,000,000 (0: no limit)"
+        purpose += "; ten seconds' worth may come at once"
+        return self.value(float(default), purpose, unit="per second", expected=expected, ge=0, le=1_000_000)
+
     def size(self, default: int, low: int, high: int, purpose: str) -> Any:
         """Make a field that holds a number of bytes."""
         expected = f'a size from {forms.size_text(low)} to {forms.size_text(high)}, such as 65536 or "64KiB"'
@@ -110,6 +116,7 @@ def _redis_url(url: SecretStr) -> SecretStr:
 
 Whole = Annotated[int, BeforeValidator(forms.number)]
 Seconds = Annotated[float, BeforeValidator(forms.number)]
+PerSecond = Annotated[float, BeforeValidator(forms.number)]
 Size = Annotated[int, BeforeValidator(forms.size)]
 Words = Annotated[tuple[str, ...], BeforeValidator(forms.words)]
 SecretFile = Annotated[Path, AfterValidator(_secret_path)]

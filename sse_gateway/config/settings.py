@@ -24,6 +24,7 @@ from sse_gateway.config.fields import (
     SECRETS,
     ClaimName,
     Key,
+    PerSecond,
     ReadableFile,
     RedisUrl,
     Seconds,
@@ -41,6 +42,7 @@ REDIS = Section("Redis")
 KEYS = Section("Tokens and keys")
 BROWSERS = Section("Browsers and proxies")
 STREAMS = Section("Streams")
+RATES = Section("Rates")
 EVENTS = Section("Events and history")
 PERMISSIONS = Section("Permissions")
 RUNNING = Section("Logs and extras")
@@ -207,6 +209,16 @@ class Settings(BaseModel):
         "aiohttp",
         "How a stream is held: as an aiohttp response, or with its socket handed over to a smaller protocol",
         expected="aiohttp or handover",
+    )
+
+    stream_rate_per_client: PerSecond = RATES.per_second(
+        100, "New streams of one client address; more are told to come back later"
+    )
+    call_rate_per_client: PerSecond = RATES.per_second(
+        500, "Calls of one client address, streams left out; more get a 429"
+    )
+    call_rate_per_user: PerSecond = RATES.per_second(
+        200, "Calls of one user from anywhere, streams left out; more get a 429"
     )
 
     history_events: Whole = EVENTS.whole(

@@ -45,13 +45,16 @@ STATUS: Mapping[str, int] = {
     "too_new": 409,
     "request_expired": 410,
     # limits
+    "request_timeout": 408,
     "payload_too_large": 413,
     "url_too_long": 414,
     "unsupported_media_type": 415,
+    "expectation_failed": 417,
     "idempotency_mismatch": 422,
     "too_many_pending": 429,
     "too_many_requests": 429,
     "too_many_streams": 429,
+    "headers_too_large": 431,
     # ours
     "internal_error": 500,
     "keys_unavailable": 503,

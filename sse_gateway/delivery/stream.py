@@ -40,6 +40,7 @@ class Stream:
         "events",
         "expires_at",
         "expiry_announced",
+        "http_request_id",
         "max_age_at",
         "on_ended",
         "opened_at",
@@ -63,6 +64,7 @@ class Stream:
         user: str,
         viewer: bool,
         client_id: str | None = None,
+        http_request_id: str | None = None,
         expires_at: float = float("inf"),
         max_age_at: float = float("inf"),
         queue_events: int = 100,
@@ -81,6 +83,8 @@ class Stream:
         self.viewer = viewer
         """Its token may answer permission requests."""
         self.client_id = client_id
+        self.http_request_id = http_request_id
+        """Of the request that opened it, for the line of its end."""
         self.opened_at = time.monotonic()
         self.expires_at = expires_at
         """When the token ends, in unix seconds."""

@@ -49,7 +49,7 @@ class Answers:
         """Settle a request by this answer, or raise the error that says why it did not count."""
         if answer.request_id is None and self._require_request_id:
             raise GatewayError("request_id_required", "This gateway takes only answers with a 'request_id'.")
-        request_id, request = await self._find(session_id, answer)
+        request_id, request, asked_ms = await self._find(session_id, answer)
         option_kind = check_against_request(answer, request)
         result = await self._permissions.answer(
             session_id,
@@ -67,17 +67,21 @@ class Answers:
             raise _refusal(result.verdict, decision, result.pending)
         if result.verdict == "won":
             record_decision(session_id, decision, self._metrics)
+            self._metrics.observe_decision(asked_ms, decision["decided_at"])
         return Settled(decision, replayed=result.verdict == "replayed")
 
-    async def _find(self, session_id: str, answer: Answer) -> tuple[str, Mapping[str, Any]]:
-        """Return the request meant and its text; "" and {} where the script has to say what is wrong."""
+    async def _find(self, session_id: str, answer: Answer) -> tuple[str, Mapping[str, Any], int]:
+        """Return the request meant, its text, and when it was asked.
+
+        It is "" and empty where the script has to say what is wrong.
+        """
         if answer.request_id is not None:
             found = await self._permissions.request(session_id, answer.request_id)
-            return answer.request_id, json.loads(found.request)
+            return answer.request_id, json.loads(found.request), found.asked_ms
         pending = (await self._permissions.pending(session_id)).pending
         if len(pending) == 1:
-            return pending[0].request_id, json.loads(pending[0].request)
-        return "", {}
+            return pending[0].request_id, json.loads(pending[0].request), pending[0].asked_ms
+        return "", {}, 0
 
 
 def _input_digest(updated_input: Mapping[str, Any] | None) -> str:

@@ -77,6 +77,7 @@ class Gateway:
             ca_file=str(settings.redis_ca_file) if settings.redis_ca_file else None,
             password=settings.redis_password.get_secret_value() if settings.redis_password else None,
             wait_replicas=settings.redis_wait_replicas,
+            observe=metrics.observe_command,
         )
         self.history = History(self.store)
         self.tickets = Tickets(self.store)
@@ -183,6 +184,7 @@ class Gateway:
         finish: Callable[[], None],
         principal: Principal,
         client_id: str | None,
+        http_request_id: str | None = None,
     ) -> Stream:
         """Make the stream of a response that has begun, and take it in.
 
@@ -199,6 +201,7 @@ class Gateway:
             user=principal.user,
             viewer=principal.may(RESPOND),
             client_id=client_id,
+            http_request_id=http_request_id,
             expires_at=principal.deadline(now),
             max_age_at=now + age * random.uniform(0.8, 1.0) if age else float("inf"),
             queue_events=settings.stream_queue_events,

@@ -49,6 +49,7 @@ def record_closed(stream: Stream, metrics: Metrics) -> None:
                 "seconds": round(seconds, 3),
                 "events": stream.events,
                 "bytes": stream.sent_bytes,
+                "http_request_id": stream.http_request_id,
             }
         },
     )

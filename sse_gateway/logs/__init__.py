@@ -11,11 +11,13 @@ safe way, since `logging` refuses names such as `name`. The members `time`, `lev
 `exception` are ours: a field of such a name gets an underscore behind it.
 
 `configure` puts one handler on the root logger. Its `Redactor` rewrites each record before any formatter sees
-it: message, arguments, fields, exception and stack texts.
+it: message, arguments, fields, exception and stack texts. What is logged while an HTTP request is served
+carries its `http_request_id`.
 """
 
 from sse_gateway.logs.formats import JsonFormatter, TextFormatter
 from sse_gateway.logs.redact import Redactor, redact
 from sse_gateway.logs.setup import configure
+from sse_gateway.logs.tracing import HTTP_REQUEST_ID
 
-__all__ = ["JsonFormatter", "Redactor", "TextFormatter", "configure", "redact"]
+__all__ = ["HTTP_REQUEST_ID", "JsonFormatter", "Redactor", "TextFormatter", "configure", "redact"]

@@ -10,6 +10,7 @@ from typing import IO
 
 from sse_gateway.logs.formats import JsonFormatter, TextFormatter
 from sse_gateway.logs.redact import Redactor
+from sse_gateway.logs.tracing import RequestIds
 
 _NAME = "sse_gateway"
 
@@ -37,6 +38,7 @@ def configure(
     handler = logging.StreamHandler(target)
     handler.set_name(_NAME)
     handler.setFormatter(formatter)
+    handler.addFilter(RequestIds())
     handler.addFilter(Redactor(secrets))
     root = logging.getLogger()
     for old in [old for old in root.handlers if old.get_name() == _NAME]:

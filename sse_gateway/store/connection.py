@@ -11,7 +11,9 @@ import asyncio
 import logging
 import random
 import ssl
-from collections.abc import Awaitable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +45,12 @@ _SAFE_TO_REPEAT = frozenset({"read", "status", "pending", "request", "decision",
 
 Call = tuple[str, str, Sequence[Any]]
 """A function's name, a session id, and the arguments."""
+Observe = Callable[[str, float], None]
+"""Called with a command's or a function's name, and how many seconds its round trip took."""
+
+
+def _ignore(_command: str, _seconds: float) -> None:
+    """Observe nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,8 @@ class Store:
     """Call the function library, wherever the session's data is.
 
     `password` (and `username`) take the place of the URL's, so that no secret need stand in a URL;
-    `wait_replicas` is how many replicas must confirm a call made by `fcall_durably`.
+    `wait_replicas` is how many replicas must confirm a call made by `fcall_durably`. `observe` is told of
+    each round trip, under the name of its first command.
     """
 
     def __init__(
@@ -75,7 +84,9 @@ class Store:
         username: str | None = None,
         password: str | None = None,
         wait_replicas: int = 0,
+        observe: Observe = _ignore,
     ) -> None:
+        self._observe = observe
         self.keys = keys
         self.library = library
         self.target: Target = parse_url(url)
@@ -205,9 +216,10 @@ class Store:
                 return [error] * len(commands)
 
         async def send(address: Address, places: list[int]) -> None:
-            replies = await self._limited(
-                nodes.send_to(address, [commands[at][1] for at in places]), len(places)
-            )
+            with self._timed(commands[places[0]][1]):
+                replies = await self._limited(
+                    nodes.send_to(address, [commands[at][1] for at in places]), len(places)
+                )
             for at, reply in zip(places, replies, strict=True):
                 key, command = commands[at]
                 redirected = isinstance(reply, AskError)
@@ -225,15 +237,25 @@ class Store:
             return [error] * count
 
     async def _send_once(self, key: str, commands: Sequence[Command]) -> list[Any]:
-        if self._nodes is not None:
-            return await self._nodes.send(key, commands)
-        if len(commands) == 1:
-            return [await self.client.execute_command(*commands[0])]
-        pipeline = self.client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        results: list[Any] = await pipeline.execute(raise_on_error=False)
-        return results
+        with self._timed(commands[0]):
+            if self._nodes is not None:
+                return await self._nodes.send(key, commands)
+            if len(commands) == 1:
+                return [await self.client.execute_command(*commands[0])]
+            pipeline = self.client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            results: list[Any] = await pipeline.execute(raise_on_error=False)
+            return results
+
+    @contextmanager
+    def _timed(self, command: Command) -> Iterator[None]:
+        """Observe a round trip, failed ones too: those are the ones somebody looks for."""
+        began_at = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._observe(_named(command), time.perf_counter() - began_at)
 
     async def _call(self, name: str, session_id: str, args: Sequence[Any], extra: Sequence[Command]) -> Any:
         """Return the replies to the call and to the commands that go with it on the same connection."""
@@ -345,7 +367,8 @@ class Store:
         client = primaries[self._turn]
         try:
             async with asyncio.timeout(CALL_SECONDS), self._slots:
-                await client.execute_command("PUBLISH", channel, payload)
+                with self._timed(("PUBLISH",)):
+                    await client.execute_command("PUBLISH", channel, payload)
         except (*TROUBLE, TimeoutError) as error:
             raise as_gateway_error(error) from None
 
@@ -354,7 +377,8 @@ class Store:
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 for client in await self.primaries():
-                    await client.execute_command("PING")
+                    with self._timed(("PING",)):
+                        await client.execute_command("PING")
         except (*TROUBLE, TimeoutError) as error:
             raise as_gateway_error(error) from None
 
@@ -366,3 +390,9 @@ class Store:
         if self._sentinel is not None:
             for sentinel in self._sentinel.sentinels:
                 await sentinel.aclose()
+
+
+def _named(command: Command) -> str:
+    """Return a command's name, or the name of the function it calls."""
+    name = str(command[0])
+    return str(command[1]) if name == "FCALL" else name

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 
 from sse_gateway.core.errors import GatewayError
+from sse_gateway.web.replies import METRICS
 
 MAX_IDEMPOTENCY_KEY = 128
+BODY_SECONDS = 20.0
+SLOWEST_BYTES_PER_SECOND = 32 * 1024
 
 
 async def json_body(request: web.Request) -> bytes:
     """Return the body of a POST that says it is JSON, else raise `unsupported_media_type`."""
     if request.content_type != "application/json":
         raise GatewayError("unsupported_media_type", "Send JSON with 'Content-Type: application/json'.")
-    return await request.read()
+    if "Content-Encoding" in request.headers:
+        raise GatewayError("unsupported_media_type", "Send the body as it is, without a 'Content-Encoding'.")
+    try:
+        async with asyncio.timeout(BODY_SECONDS + request.client_max_size / SLOWEST_BYTES_PER_SECOND):
+            return await request.read()
+    except TimeoutError:
+        request.app[METRICS].connections_cut.labels("slow_body").inc()
+        raise GatewayError("request_timeout", "The body took too long to arrive.") from None
 
 
 def idempotency_key(request: web.Request) -> str | None:

@@ -8,6 +8,7 @@ from sse_gateway.auth import Principal
 from sse_gateway.core.errors import AuthError
 from sse_gateway.core.keys import check_session_id
 from sse_gateway.web.keys import AUTHENTICATOR, GATEWAY
+from sse_gateway.web.limiting import LIMITING
 
 
 def session_of(request: web.Request) -> str:
@@ -17,9 +18,12 @@ def session_of(request: web.Request) -> str:
 
 def token_of(request: web.Request, *, in_query: bool = False) -> str:
     """Return the bearer token; `in_query` also takes `?token=`, since an EventSource has no headers."""
-    header = request.headers.get("Authorization")
-    if header is not None:
-        scheme, _, token = header.partition(" ")
+    headers = request.headers.getall("Authorization", [])
+    if len(headers) > 1 or (in_query and len(request.query.getall("token", [])) > 1):
+        # A proxy that looks at tokens may have looked at the other one.
+        raise AuthError("token_invalid", "Send one token, once.")
+    if headers:
+        scheme, _, token = headers[0].partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise AuthError("token_missing", "The Authorization header must be 'Bearer <token>'.")
         return token.strip()
@@ -33,6 +37,7 @@ def token_of(request: web.Request, *, in_query: bool = False) -> str:
 async def require(request: web.Request, session_id: str, scope: str) -> Principal:
     """Return who is asking if they may do `scope` with the session, else raise 401 or 403."""
     principal = await request.app[AUTHENTICATOR].verify(token_of(request))
+    request.app[LIMITING].check_user(principal.user)
     await require_reach(request, principal, session_id, scope)
     return principal
 

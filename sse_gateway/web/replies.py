@@ -19,19 +19,25 @@ from sse_gateway.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 METRICS = web.AppKey("metrics", Metrics)
+SERVER = "sse_gateway"
+"""All that a response tells about who serves it: versions are what attackers collect."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _PRIVATE = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Server": SERVER,
 }
 _BY_STATUS = {
     400: ("bad_request", "The request is not valid HTTP for this server."),
     404: ("not_found", "There is nothing at this path; see README for the API."),
     405: ("method_not_allowed", "This path does not take this method."),
     413: ("payload_too_large", "The body is larger than this server takes."),
+    417: ("expectation_failed", "This server knows no expectation but '100-continue'."),
 }
+_CLOSING = frozenset({408, 413})
+"""After these the rest of the body is still to come, and nobody wants it."""
 
 
 def success(data: Any, *, status: int = 200, message: str | None = None) -> web.Response:
@@ -50,6 +56,8 @@ def failure(error: GatewayError) -> web.Response:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after))
     if isinstance(error, AuthError):
         response.headers["WWW-Authenticate"] = "Bearer"
+    if error.status in _CLOSING:
+        response.force_close()
     return response
 
 
@@ -88,20 +96,27 @@ async def refusals(request: web.Request, handler: Handler) -> web.StreamResponse
 
 
 def _refusal(request: web.Request, error: Exception) -> web.StreamResponse:
-    if isinstance(error, GatewayError):
-        if error.status in (401, 403):
-            request.app[METRICS].auth_failures.labels(error.code).inc()
-        return failure(error)
+    told = _told(request, error)
+    metrics = request.app[METRICS]
+    metrics.requests_refused.labels(told.code).inc()
+    if told.status in (401, 403):
+        metrics.auth_failures.labels(told.code).inc()
+    response = failure(told)
+    if isinstance(error, web.HTTPException) and "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response
+
+
+def _told(request: web.Request, error: Exception) -> GatewayError:
+    """Return what a caller is told; what is our own fault is told to the log alone."""
     if isinstance(error, web.HTTPException):
         if error.status not in _BY_STATUS:
             raise error
-        code, message = _BY_STATUS[error.status]
-        response = failure(GatewayError(code, message))
-        if "Allow" in error.headers:
-            response.headers["Allow"] = error.headers["Allow"]
-        return response
+        return GatewayError(*_BY_STATUS[error.status])
+    if isinstance(error, GatewayError) and error.status != 500:
+        return error
     logger.error("a request failed", exc_info=error, extra={"fields": _named(request)})
-    return failure(GatewayError("internal_error", "The gateway failed on this request; its log says why."))
+    return GatewayError("internal_error", "The gateway failed on this request; its log says why.")
 
 
 def _named(request: web.Request) -> dict[str, str]:

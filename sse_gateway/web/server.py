@@ -14,11 +14,11 @@ from aiohttp import web
 
 from sse_gateway import __version__
 from sse_gateway.auth import Authenticator
-from sse_gateway.config import Settings, derive_max_streams
+from sse_gateway.config import Settings, derive_max_connections, derive_max_streams
 from sse_gateway.gateway import Gateway
 from sse_gateway.metrics import Metrics
 from sse_gateway.web.app import make_admin_app, make_app
-from sse_gateway.web.malformed import answer_malformed
+from sse_gateway.web.connections import CONNECTIONS, PARSER_LIMITS, serve_through
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ async def run(settings: Settings, *, ready: Callable[[str], None] | None = None)
     The order of the end: `/readyz` says no, the listening socket is closed so that proxies take the next
     gateway, streams are closed spread over DRAIN_SECONDS, requests under way are served to their end.
     """
-    max_streams = settings.max_streams or derive_max_streams(_raise_descriptor_limit())
+    descriptors = _raise_descriptor_limit()
+    max_streams = settings.max_streams or derive_max_streams(descriptors)
     metrics = Metrics()
     gateway = Gateway(settings, metrics=metrics, max_streams=max_streams)
     authenticator = Authenticator(settings)
@@ -49,7 +50,7 @@ async def run(settings: Settings, *, ready: Callable[[str], None] | None = None)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stopping, number)
-    app = make_app(settings, gateway, authenticator)
+    app = make_app(settings, gateway, authenticator, most_connections=derive_max_connections(descriptors))
     runner = _runner(app)
     admin = (
         _runner(make_admin_app(settings, gateway, authenticator)) if settings.admin_port is not None else None
@@ -94,13 +95,14 @@ def _runner(app: web.Application) -> web.AppRunner:
         handler_cancellation=False,
         keepalive_timeout=KEEPALIVE_SECONDS,
         shutdown_timeout=CLOSE_SECONDS,
+        **PARSER_LIMITS,
     )
 
 
 async def _listen(runner: web.AppRunner, host: str, port: int, *, reuse_port: bool) -> web.TCPSite:
     if runner.server is None:
         await runner.setup()
-        answer_malformed(runner)
+        serve_through(runner, runner.app[CONNECTIONS])
     site = web.TCPSite(runner, host, port, backlog=BACKLOG, reuse_port=reuse_port or None)
     await site.start()
     return site

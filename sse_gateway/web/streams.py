@@ -7,6 +7,7 @@ any status but 200, so what a retry can cure is answered 200, `retry:`, `closing
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from aiohttp import HttpVersion11, web
@@ -14,13 +15,18 @@ from aiohttp_sse import EventSourceResponse
 
 from sse_gateway.auth import READ, Principal
 from sse_gateway.core import notices
-from sse_gateway.core.errors import GatewayError, Unavailable
+from sse_gateway.core.errors import GatewayError
 from sse_gateway.core.wire import encode_retry
+from sse_gateway.web.connections import CONNECTIONS
 from sse_gateway.web.cors import mark
 from sse_gateway.web.identity import require_reach, session_of, token_of
 from sse_gateway.web.keys import AUTHENTICATOR, GATEWAY, SETTINGS
+from sse_gateway.web.limiting import LIMITING
 from sse_gateway.web.replies import METRICS
+from sse_gateway.web.tracing import trace_of
 from sse_gateway.web.transport import USER_TIMEOUT_SECONDS, carry, limit_kernel_buffer
+
+logger = logging.getLogger(__name__)
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -37,17 +43,26 @@ _NEVER = 10**8
 
 async def events(request: web.Request) -> web.StreamResponse:
     """Hold one stream from its request to its end."""
-    metrics = request.app[METRICS]
+    rejected = request.app[METRICS].streams_rejected
     try:
         return await _events(request)
-    except Unavailable:
-        reason = "unavailable"
     except _Refused as refused:
-        reason = refused.reason
-    except GatewayError as error:
-        metrics.streams_rejected.labels(error.code).inc()
+        reason, label = refused.reason, refused.label
+    except ConnectionError:
         raise
-    metrics.streams_rejected.labels(reason).inc()
+    except GatewayError as error:
+        reason, label = "unavailable", error.code
+        if error.status < 500:
+            rejected.labels(label).inc()
+            raise
+        if error.status == 500:
+            logger.error("a stream could not be opened: %s", error.message)
+    except Exception:
+        if request.writer.output_size:
+            raise
+        logger.exception("a stream could not be opened")
+        reason, label = "unavailable", "internal_error"
+    rejected.labels(label).inc()
     response = await _begin(request)
     await response.write(notices.closing(reason).body)
     response.stop_streaming()
@@ -57,9 +72,10 @@ async def events(request: web.Request) -> web.StreamResponse:
 class _Refused(Exception):
     """A stream that may be had elsewhere or in a moment."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, label: str | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.label = label or reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +91,8 @@ class _Asked:
 
 
 async def _events(request: web.Request) -> web.StreamResponse:
+    if not request.app[LIMITING].may_open_stream(request):
+        raise _Refused("overloaded", "rate")
     asked = await _check(request)
     gateway = request.app[GATEWAY]
     if gateway.draining:
@@ -87,6 +105,8 @@ async def _events(request: web.Request) -> web.StreamResponse:
         async with gateway.handover.gate(asked.session_id) as join:
             shown = await gateway.compat.snapshot(asked.session_id) if gateway.compat is not None else []
             reading = await gateway.handover.read(join, asked.cursor, mode=asked.mode)
+            # The owner may have changed since it was looked at: what counts is what was read with the events.
+            request.app[AUTHENTICATOR].require_session(asked.principal, asked.session_id, reading.owner)
             if reading.ended and reading.verdict == "ok" and not reading.entries:
                 return web.Response(status=204, headers={"Cache-Control": "no-store"})
             if asked.ticket is not None:
@@ -101,6 +121,7 @@ async def _events(request: web.Request) -> web.StreamResponse:
                 finish=carrier.finish,
                 principal=asked.principal,
                 client_id=asked.client_id,
+                http_request_id=trace_of(request),
             )
             begun = True
             try:
@@ -151,6 +172,7 @@ async def _begin(request: web.Request) -> EventSourceResponse:
         if request.transport is not None:
             raise
         raise ConnectionResetError from None
+    request.app[CONNECTIONS].streams(request.protocol)
     limit_kernel_buffer(request.get_extra_info("socket"))
     await response.write(encode_retry(notices.first_retry_ms()))
     return response

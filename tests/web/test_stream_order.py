@@ -41,8 +41,10 @@ async def test_the_head_is_exactly_what_the_design_says(site: Site, session_id: 
     assert status == "HTTP/1.0 200 OK"
     headers = dict(line.split(": ", 1) for line in lines)
     assert len(headers) == len(lines)
-    del headers["Date"], headers["Server"]
+    assert re.fullmatch(r"[0-9a-f]{16}", headers.pop("X-Request-ID"))
+    del headers["Date"]
     assert headers == {
+        "Server": "sse_gateway",
         "Content-Type": "text/event-stream; charset=utf-8",
         "Cache-Control": "no-cache, no-store, no-transform",
         "Connection": "close",

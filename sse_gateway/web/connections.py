@@ -1,0 +1,221 @@
+"""The clients' connections: how long each may take to say what it wants, and how what is no HTTP is answered.
+
+aiohttp waits for the rest of a request's head as long as for the next request, and takes as many connections
+as there are descriptors, so that a handful of clients who send a byte now and then could keep everybody else
+out. What it cannot read it quotes in its answer and logs as an error with a stack trace: a token in the one,
+a full disk by the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+from sse_gateway.core.errors import GatewayError
+from sse_gateway.metrics import Metrics
+from sse_gateway.web.replies import failure
+
+logger = logging.getLogger(__name__)
+
+HEAD_SECONDS = 15.0
+"""How long a request's head may take, counted from the connection or from its first byte."""
+UNREAD_SECONDS = 60
+"""How long a client may take nothing of an answer."""
+STRAY_BYTES = 4096
+"""How much a client may send on a stream before it is taken for an attack; all of it is discarded."""
+MAX_ADDRESS_BYTES = 12 * 1024
+MAX_HEADER_BYTES = 16 * 1024
+"""Room for a token of the largest size in either; they differ, since the parser names only the limit."""
+PARSER_LIMITS: dict[str, Any] = {
+    "max_line_size": MAX_ADDRESS_BYTES,
+    "max_field_size": MAX_HEADER_BYTES,
+    "max_headers": 64,
+    # A few bytes can be inflated to gigabytes, and no client of ours compresses what it sends.
+    "auto_decompress": False,
+}
+
+
+class Connections:
+    """Watch the connections of one runner.
+
+    `most` is how many the process has descriptors for; `streams_open` tells how many streams there
+    are, wherever they are held.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        most: int,
+        streams_open: Callable[[], int] = lambda: 0,
+        head_seconds: float = HEAD_SECONDS,
+    ) -> None:
+        self._metrics = metrics
+        self._most = most
+        self._streams_open = streams_open
+        self._head_seconds = head_seconds
+        self._count = 0
+        self._heads: dict[web.RequestHandler, asyncio.TimerHandle] = {}
+        """Connections whose next request has begun, or that never sent one, and when their time is up."""
+        self._busy: set[web.RequestHandler] = set()
+        """Connections with a request in a handler."""
+        self._streams: dict[web.RequestHandler, int] = {}
+        """Connections that carry a stream, and how much their clients have sent since."""
+
+    def made(self, connection: web.RequestHandler) -> None:
+        """Begin to wait for a first request, unless the last descriptors are at stake."""
+        self._count += 1
+        handed_over = max(0, self._streams_open() - len(self._streams))
+        if self._count + handed_over > self._most:
+            self._cut(connection, "too_many")
+            return
+        self._wait_for_head(connection)
+        _limit_unread(connection)
+
+    def takes(self, connection: web.RequestHandler, data: bytes) -> bool:
+        """Tell whether bytes are for the parser; those sent on a stream are for nobody."""
+        sent = self._streams.get(connection)
+        if sent is None:
+            return True
+        self._streams[connection] = sent + len(data)
+        if sent + len(data) > STRAY_BYTES:
+            self._cut(connection, "stray_bytes")
+        return False
+
+    def received(self, connection: web.RequestHandler) -> None:
+        """Begin to wait for the rest of a head, unless a request is being served."""
+        if connection not in self._busy and connection not in self._heads:
+            self._wait_for_head(connection)
+
+    def began(self, connection: web.RequestHandler) -> None:
+        """Note that a request is whole as far as its head goes."""
+        self._busy.add(connection)
+        timer = self._heads.pop(connection, None)
+        if timer is not None:
+            timer.cancel()
+
+    def ended(self, connection: web.RequestHandler) -> None:
+        """Note that a request was served."""
+        self._busy.discard(connection)
+
+    def streams(self, connection: web.RequestHandler) -> None:
+        """Note that what a connection carries from now on is a stream, behind which nothing is served."""
+        if connection in self._busy:
+            self._streams[connection] = 0
+
+    def lost(self, connection: web.RequestHandler) -> None:
+        """Forget a connection."""
+        self._count -= 1
+        self.began(connection)
+        self._busy.discard(connection)
+        self._streams.pop(connection, None)
+
+    def refused(self, error: GatewayError) -> None:
+        """Count what could not be read as a request at all."""
+        self._metrics.requests_refused.labels(error.code).inc()
+
+    def _wait_for_head(self, connection: web.RequestHandler) -> None:
+        self._heads[connection] = asyncio.get_running_loop().call_later(
+            self._head_seconds, self._cut, connection, "slow_head"
+        )
+
+    def _cut(self, connection: web.RequestHandler, reason: str) -> None:
+        self._heads.pop(connection, None)
+        if connection.transport is not None:
+            self._metrics.connections_cut.labels(reason).inc()
+            connection.transport.abort()
+
+
+CONNECTIONS = web.AppKey("connections", Connections)
+
+
+def serve_through(runner: web.AppRunner, connections: Connections) -> None:
+    """Have a runner that is set up serve its connections so.
+
+    aiohttp has no setting for the class of its connections, so it is changed as they are made; for that
+    reason the classes have no attributes of their own.
+    """
+
+    class Connection(web.RequestHandler):
+        """One connection of a client's."""
+
+        __slots__ = ()
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            connections.made(self)
+
+        def data_received(self, data: bytes) -> None:
+            if connections.takes(self, data):
+                super().data_received(data)
+                connections.received(self)
+
+        def connection_lost(self, exc: BaseException | None) -> None:
+            connections.lost(self)
+            super().connection_lost(exc)
+
+        def handle_error(
+            self,
+            request: web.BaseRequest,
+            status: int = 500,
+            exc: BaseException | None = None,
+            message: str | None = None,
+        ) -> web.StreamResponse:
+            if status >= 500:
+                # Logs it; raises where a part of an answer has been sent.
+                super().handle_error(request, status, exc, message)
+            error = _told(status, exc)
+            connections.refused(error)
+            response = failure(error)
+            response.force_close()
+            return response
+
+    class Server(web.Server):
+        """Make the connections of the runner."""
+
+        def __call__(self) -> web.RequestHandler:
+            connection = super().__call__()
+            connection.__class__ = Connection
+            return connection
+
+    server = runner.server
+    assert server is not None
+    server.__class__ = Server
+    serve = server.request_handler
+
+    async def watched(request: web.BaseRequest) -> web.StreamResponse:
+        connection = request.protocol
+        connections.began(connection)
+        try:
+            return await serve(request)
+        finally:
+            connections.ended(connection)
+
+    server.request_handler = watched
+
+
+def _told(status: int, exc: BaseException | None) -> GatewayError:
+    """Return what a client is told of a request that could not be read, or broke outside of any handler."""
+    if status >= 500:
+        return GatewayError("internal_error", "The gateway failed on this request; its log says why.")
+    logger.debug("what came is not HTTP", extra={"fields": {"error": type(exc).__name__}})
+    if isinstance(exc, LineTooLong):
+        if exc.args[1] == MAX_ADDRESS_BYTES:
+            return GatewayError("url_too_long", f"An address may have at most {MAX_ADDRESS_BYTES} bytes.")
+        return GatewayError("headers_too_large", f"A header may have at most {MAX_HEADER_BYTES} bytes.")
+    return GatewayError("bad_request", "This is not valid HTTP, or not in a form this server takes.")
+
+
+def _limit_unread(connection: web.RequestHandler) -> None:
+    """Have the kernel drop a client that takes nothing of its answer."""
+    assert connection.transport is not None
+    sock = connection.transport.get_extra_info("socket")
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if sock is not None and option is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, option, UNREAD_SECONDS * 1000)
