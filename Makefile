@@ -6,6 +6,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.bench
 PYTEST := $(BIN)/python -m pytest
 WORKERS ?= auto
 ARGS ?=
@@ -59,12 +60,20 @@ format: install ## rewrite what `make check` would complain about, where that is
 lock: ## renew requirements.lock from pyproject.toml (needs uv); ARGS=--upgrade for newer versions
 	@uv pip compile --quiet --universal --python-version 3.11 --extra demo --group dev --generate-hashes \
 		--no-annotate --custom-compile-command "make lock" -o requirements.lock $(ARGS) pyproject.toml
+	@uv pip compile --quiet --universal --python-version 3.11 --extra demo --group dev --group bench \
+		--constraints requirements.lock --generate-hashes --no-annotate --custom-compile-command "make lock" \
+		-o bench/requirements.lock $(ARGS) pyproject.toml
 
 audit: install ## ask the advisory database about the locked versions (needs the network)
 	@$(BIN)/pip-audit --disable-pip --require-hashes -r requirements.lock
 
-bench: install ## measure the hot path; see bench/
-	@$(BIN)/python -m bench $(ARGS)
+bench: install $(BENCH_STAMP) ## measure beside others, a quick pass in minutes; FULL=1 for docs/performance/
+	@$(BIN)/python -m bench $(if $(FULL),--full) $(ARGS)
+
+$(BENCH_STAMP): bench/requirements.lock $(STAMP)
+	@echo "==> installing the benchmark's peers and matplotlib"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r bench/requirements.lock
+	@touch $(BENCH_STAMP)
 
 chaos: install ## run the fault tests over and over; see tests/test_chaos*.py
 	@SSE_TEST_LONG=1 $(PYTEST) -m chaos --timeout 900 $(ARGS)
@@ -76,3 +85,7 @@ clean: ## remove .venv and every cache
 test-redis5: install ## run the tests of the agent SDK with redis-py 5
 	@scripts/redis5.sh -n $(WORKERS) --maxprocesses 4 $(ARGS)
 .PHONY: test-redis5
+
+test-examples: install ## run examples/ against the real packages (installs them, half a gigabyte, and needs node)
+	@scripts/examples.sh $(ARGS)
+.PHONY: test-examples

@@ -71,9 +71,9 @@ class People:
         )
         return str(verdict[0])
 
-    def digest(self, session_id: str, request_id: str) -> str:
-        """Return the digest that the request was asked with."""
-        return str(self.request(session_id, request_id)["args_digest"])
+    def digest(self, session_id: str, request_id: str) -> str | None:
+        """Return the digest that the request was asked with, if its agent made one."""
+        return self.request(session_id, request_id).get("args_digest")
 
     def request(self, session_id: str, request_id: str) -> dict[str, Any]:
         """Return a request as a viewer sees it."""
