@@ -6,6 +6,7 @@ import logging
 import re
 import secrets
 import time
+from typing import Any
 
 from aiohttp import web
 
@@ -15,7 +16,8 @@ from sse_gateway.web.replies import SERVER, Handler
 logger = logging.getLogger(__name__)
 
 HEADER = "X-Request-ID"
-_TRACE = "http_request_id"
+# aiohttp 3.14 warns of a plain text as a key, and before it has no other.
+_TRACE: Any = web.RequestKey("http_request_id", str) if hasattr(web, "RequestKey") else "http_request_id"
 # Long enough for UUIDs and proxies' own ids, too short for a token somebody puts here by mistake.
 _SANE = re.compile(r"[A-Za-z0-9._:=-]{1,64}")
 
