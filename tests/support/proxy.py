@@ -16,6 +16,7 @@ calls may be made from anywhere. What each fault is in the real world:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from collections import deque
@@ -48,6 +49,8 @@ class Proxy:
         self._delay = {"up": 0.0, "down": 0.0}
         self._held: set[str] = set()
         self._swallows: Callable[[bytes], bool] | None = None
+        self._swallows_up_to: int | None = None
+        """The number of the last connection that is concerned; None: all are."""
 
     @property
     def url(self) -> str:
@@ -112,9 +115,13 @@ class Proxy:
         self._held.clear()
         self._call(self._flush)
 
-    def swallow(self, which: Callable[[bytes], bool] | None = None) -> None:
-        """Swallow published messages on the channels that `which` picks; without it, on all."""
+    def swallow(self, which: Callable[[bytes], bool] | None = None, *, later: bool = True) -> None:
+        """Swallow published messages on the channels that `which` picks; without it, on all.
+
+        Not on connections that are made later, unless `later`: those of a server that took over hear again.
+        """
         self._swallows = which or (lambda channel: True)
+        self._swallows_up_to = None if later else self.connections
 
     def deliver(self) -> None:
         """Pass on published messages again."""
@@ -170,6 +177,7 @@ class _Lane:
 
     def __init__(self, proxy: Proxy, way: Way) -> None:
         self.proxy = proxy
+        self.number = proxy.connections + 1
         self.way = way
         self.sink: asyncio.Transport | None = None
         self.queue: deque[tuple[float, bytes | None]] = deque()
@@ -180,8 +188,8 @@ class _Lane:
     def feed(self, data: bytes) -> None:
         if self.splitter is not None:
             replies = self.splitter.feed(data)
-            swallows = self.proxy._swallows
-            if swallows is not None:
+            swallows, up_to = self.proxy._swallows, self.proxy._swallows_up_to
+            if swallows is not None and (up_to is None or self.number <= up_to):
                 kept = [
                     reply
                     for reply in replies
@@ -214,7 +222,9 @@ class _Lane:
             if data is not None:
                 self.sink.write(data)
             elif self.sink.can_write_eof() and not self.sink.is_closing():
-                self.sink.write_eof()
+                # The peer may have reset the connection already.
+                with contextlib.suppress(OSError):
+                    self.sink.write_eof()
 
 
 class _Link:
