@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from redis.asyncio import Redis
 
-from tests.support import started
+from tests.support import leaks, started
 from tests.support.alone import turn
 from tests.support.browser import binary as chromium_binary
 from tests.support.browser import chromium
@@ -35,6 +36,33 @@ class HasUrl(Protocol):
     @property
     def url(self) -> str:
         """What a gateway is given."""
+
+
+def shared_folder(config: pytest.Config) -> Path:
+    """Return the run's temporary folder: a worker's own lies in the one that all of them share."""
+    folder: Path = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    return folder.parent if hasattr(config, "workerinput") else folder
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Have every log of this run searched for the tokens that its tests make; see `support/leaks.py`."""
+    leaks.share(shared_folder(config))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the whole run for a token in a log."""
+    if not hasattr(session.config, "workerinput") and leaks.report()[1]:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was searched, and what was found where."""
+    summary, found = leaks.report()
+    terminalreporter.write_line(summary, red=bool(found))
+    for leak in found:
+        terminalreporter.write_line(f"LEAKED {leak}", red=True)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -59,11 +87,7 @@ def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str)
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Give a test marked `alone` the machine; outermost, so that nobody's timeout runs while it waits."""
-    folder = item.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
-    if hasattr(item.config, "workerinput"):
-        # A worker's folder lies in the one that all of them share.
-        folder = folder.parent
-    with turn(folder, alone=item.get_closest_marker("alone") is not None):
+    with turn(shared_folder(item.config), alone=item.get_closest_marker("alone") is not None):
         return (yield)
 
 

@@ -134,6 +134,8 @@ class Nginx:
         return (
             f"{load}{user}daemon off;\nworker_processes 1;\npid {self.folder}/nginx.pid;\n"
             "events { worker_connections 4096; }\n"
-            f"http {{\n{temporary}\naccess_log {self.folder}/access.log;\n"
+            # Without the query, as config/nginx.conf has it: a token may stand there.
+            "http {\nlog_format main '$remote_addr \"$request_method $uri $server_protocol\" $status';\n"
+            f"{temporary}\naccess_log {self.folder}/access.log main;\n"
             f"{self._http.replace('$PORT', str(self.port))}\n}}\n"
         )

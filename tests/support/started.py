@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from tests.support import leaks
+
 _reaper: subprocess.Popen[str] | None = None
 running: dict[int, str] = {}
 """pid → what it is: the processes started and not ended yet."""
@@ -96,6 +98,7 @@ def folder(prefix: str) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder made by `folder()`."""
+    """Remove a folder made by `folder()`, having searched the logs in it for tokens."""
+    leaks.search(path)
     shutil.rmtree(path, ignore_errors=True)
     _tell(f"-dir {path}")

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from sse_gateway.auth import Authenticator
 from sse_gateway.auth.keys import KeySource
 from sse_gateway.config import Settings
+from tests.support.leaks import noted
 
 SECRET = "a secret of the tests, longer than needed: 0123456789"
 OTHER_SECRET = "another secret of the tests, nobody gave it: 0123456789"
@@ -82,7 +83,7 @@ def token(
     key: Any = SECRET, algorithm: str = "HS256", headers: dict[str, Any] | None = None, **changed: Any
 ) -> str:
     """Return a token as a proper issuer makes it; `changed` as in `claims`."""
-    return jwt.encode(claims(**changed), key, algorithm=algorithm, headers=headers)
+    return noted(jwt.encode(claims(**changed), key, algorithm=algorithm, headers=headers))
 
 
 def segment(part: bytes | dict[str, Any]) -> str:
@@ -100,7 +101,7 @@ def forge(
     signed = f"{segment(header)}.{segment(payload)}"
     algorithm_ = jwt.PyJWS().get_algorithm_by_name(algorithm)
     raw_key = key.encode() if isinstance(key, str) else key
-    return f"{signed}.{segment(algorithm_.sign(signed.encode(), raw_key))}"
+    return noted(f"{signed}.{segment(algorithm_.sign(signed.encode(), raw_key))}")
 
 
 def authenticator(
