@@ -10,7 +10,7 @@ from sse_gateway.core.errors import GatewayError
 from sse_gateway.web.replies import METRICS
 
 MAX_IDEMPOTENCY_KEY = 128
-BODY_SECONDS = 20.0
+BODY_SECONDS = 10.0
 SLOWEST_BYTES_PER_SECOND = 32 * 1024
 
 

@@ -23,7 +23,7 @@ from sse_gateway.web.replies import failure
 
 logger = logging.getLogger(__name__)
 
-HEAD_SECONDS = 15.0
+HEAD_SECONDS = 10.0
 """How long a request's head may take, counted from the connection or from its first byte."""
 UNREAD_SECONDS = 60
 """How long a client may take nothing of an answer."""
