@@ -28,7 +28,8 @@ function settle.close(s, request, outcome, decision, answer)
   redis.call("HSET", s.permissions, "state:" .. id, outcome, "decision:" .. id, decided, "answer:" .. id, answer,
     "decided:" .. id, whole(s.now))
   redis.call("ZREM", s.pending, id)
-  redis.call("ZADD", s.settled, whole(s.now), id)
+  -- What is settled in the same millisecond keeps its order: a fraction of the number its event will have.
+  redis.call("ZADD", s.settled, string.format("%.4f", s.now + s.seq % 4096 / 4096), id)
   if redis.call("PTTL", s.settled) < 0 then
     redis.call("PEXPIRE", s.settled, math.max(redis.call("PTTL", s.permissions), 1))
   end
