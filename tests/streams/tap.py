@@ -98,14 +98,14 @@ class Tap(asyncio.Protocol):
             async with asyncio.timeout(seconds):
                 while not (value := condition()):
                     assert not self.over, (
-                        f"the connection ended before: {what}; {bytes(self.received[-300:])!r}"
+                        f"the connection ended before: {what}; {bytes(self.received[-600:])!r}"
                     )
                     self._waiting = asyncio.get_running_loop().create_future()
                     await self._waiting
                 return value
         except TimeoutError:
             raise AssertionError(
-                f"waited {seconds:g} s for: {what}; {bytes(self.received[-300:])!r}"
+                f"waited {seconds:g} s for: {what}; {bytes(self.received[-600:])!r}"
             ) from None
 
     async def holds(self, part: bytes, *, seconds: float = 20.0) -> None:
@@ -131,6 +131,12 @@ class Tap(asyncio.Protocol):
     def status(self) -> int:
         """The status, 0 before it has come."""
         return int(self.received[9:12]) if self.received.find(b"\r\n\r\n") >= 0 else 0
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether the body ended as HTTP says: by its last chunk, or without chunks by the end alone."""
+        chunked = b"\r\nTransfer-Encoding: chunked" in self.received
+        return self.over and (not chunked or self.received.endswith(b"\r\n0\r\n\r\n"))
 
     def frames(self) -> list[Frame]:
         """Return every frame that has come complete."""

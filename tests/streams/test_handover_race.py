@@ -11,7 +11,7 @@ import pytest
 
 from tests.streams.flat_out import flat_out
 from tests.streams.tap import Tap
-from tests.streams.view import View
+from tests.streams.view import View, read_to_the_end
 from tests.support.gateway import GatewayProcess
 from tests.support.servers import RedisProcess
 from tests.support.tokens import token
@@ -31,7 +31,7 @@ async def test_no_handover_loses_repeats_or_reorders_an_event(
     tmp_path: Path,
 ) -> None:
     """However streams connect, drop and resume over two gateways, each receives exactly the history."""
-    both = await asyncio.gather(*(gateways(own_server, **HOLD_ALL) for _ in range(2)))
+    both = [await gateways(own_server, stream_transport=kind, **HOLD_ALL) for kind in ("aiohttp", "handover")]
     views = [View(session_id) for session_id in SESSIONS for _ in range(WALKERS)]
     left = scale(500, 10_000)
 
@@ -62,17 +62,8 @@ async def test_no_handover_loses_repeats_or_reorders_an_event(
         publisher.stop()
 
     for view in views:
-        await _read_to_the_end(view, random.choice(both), publisher.last[view.session_id])
+        await read_to_the_end(view, random.choice(both), publisher.last[view.session_id])
     for gateway in both:
         metrics = await gateway.metrics()
         assert not [series for series in metrics if "resets_total{" in series], metrics
         assert metrics['sse_gateway_events_received_total{kind="malformed"}'] == 0
-
-
-async def _read_to_the_end(view: View, gateway: GatewayProcess, last: str) -> None:
-    tap = await Tap.open(gateway.port, view.session_id, token(session_id=view.session_id), cursor=view.cursor)
-    await tap.holds(b"event: ready")
-    await tap.holds(b"id: " + last.encode() + b"\n")
-    tap.hang_up()
-    view.take(tap.frames())
-    assert view.cursor == last

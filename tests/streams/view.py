@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tests.streams.flat_out import published
-from tests.streams.tap import Frame
+from tests.streams.tap import Frame, Tap
+from tests.support.gateway import GatewayProcess
+from tests.support.tokens import token
 
 
 class View:
@@ -52,3 +54,14 @@ class View:
                 assert name in ("message", "closing"), (name, data)
                 assert name == "closing" or b'"heartbeat"' in data, data
         return ready
+
+
+async def read_to_the_end(view: View, gateway: GatewayProcess, last: str) -> None:
+    """Connect once more and get everything up to the event `last`, as which the session ends."""
+    bearer = token(session_id=view.session_id)
+    tap = await Tap.open(gateway.port, view.session_id, bearer, cursor=view.cursor)
+    await tap.holds(b"event: ready")
+    await tap.holds(b"id: " + last.encode() + b"\n")
+    tap.hang_up()
+    view.take(tap.frames())
+    assert view.cursor == last

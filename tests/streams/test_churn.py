@@ -1,0 +1,163 @@
+"""Streams that come and go leave nothing behind: no task, no socket, no subscription, no memory."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from sse_gateway.auth import Authenticator
+from sse_gateway.config import Settings
+from sse_gateway.delivery import stream as stream_module
+from sse_gateway.delivery.feed import Feed, Join
+from sse_gateway.delivery.stream import Stream
+from sse_gateway.gateway import Gateway
+from sse_gateway.metrics import Metrics
+from sse_gateway.store import push as push_module
+from sse_gateway.web.app import make_app
+from tests.streams.tap import Tap
+from tests.support.gateway import GatewayProcess
+from tests.support.ports import free_port
+from tests.support.servers import RedisProcess
+from tests.support.tokens import SECRET, token
+from tests.support.wait import until
+
+SESSIONS = [f"churn-{number}" for number in range(100)]
+MIB = 1024 * 1024
+
+
+async def come_and_go(port: int, cycles: int, *, walkers: int = 20) -> None:
+    """Open and leave that many streams, in every way a client can, before and after they are live."""
+    bearers = {session_id: token(session_id=session_id) for session_id in SESSIONS}
+    left = cycles
+
+    async def walk() -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            session_id = random.choice(SESSIONS)
+            query = random.choice(("", "replay=all", "replay=none", "last_event_id=x"))
+            http = random.choice(("1.0", "1.1"))
+            tap = await Tap.open(port, session_id, bearers[session_id], query=query, http=http)
+            if random.random() < 0.2:
+                await asyncio.sleep(random.uniform(0, 0.01))
+            else:
+                await tap.holds(b"event: ready")
+            tap.hang_up(reset=random.random() < 0.5)
+
+    await asyncio.gather(*(walk() for _ in range(walkers)))
+
+
+@pytest.mark.alone
+@pytest.mark.timeout(600)
+async def test_thousands_of_streams_leave_nothing_behind(
+    own_server: RedisProcess,
+    gateways: Callable[..., Awaitable[GatewayProcess]],
+    scale: Callable[[int, int], int],
+    capsys: Any,
+) -> None:
+    """After 10,000 connects and disconnects sockets and subscriptions return exactly, memory within 8 MiB."""
+    kinds = ("aiohttp", "handover")
+    both = [await gateways(own_server, stream_transport=kind, log_level="warning") for kind in kinds]
+    for session_id in SESSIONS:
+        own_server.client.fcall("sse_publish", 1, session_id, '{"type":"note","data":{}}')
+    grown = await asyncio.gather(*(churn(gateway, scale(400, 10_000)) for gateway in both))
+    with capsys.disabled():
+        print(
+            "\nmemory grew by",
+            *(f"{kind}: {more / MIB:.2f} MiB" for kind, more in zip(kinds, grown, strict=True)),
+        )
+    assert max(grown) < 8 * MIB
+    assert own_server.client.pubsub_channels("sse_events:*") == []
+
+
+async def churn(gateway: GatewayProcess, cycles: int) -> int:
+    """Let streams come and go, check what is left, and return by how many bytes the process has grown."""
+
+    async def read(name: str) -> float:
+        return (await gateway.metrics())[f"sse_gateway_{name}"]
+
+    async def quiet() -> bool:
+        return await read("streams") == 0
+
+    await come_and_go(gateway.port, max(400, cycles // 5))
+    await until(quiet, "no stream", every=0.3)
+    await asyncio.sleep(1)
+    descriptors, memory = gateway.descriptors(), gateway.rss_bytes()
+    await come_and_go(gateway.port, cycles)
+    await until(quiet, "no stream", every=0.3)
+    await until(lambda: gateway.descriptors() == descriptors, f"{descriptors} descriptors", every=0.3)
+    grown = gateway.rss_bytes() - memory
+
+    async def unsubscribed() -> bool:
+        return await read("subscriptions") == 1
+
+    await until(unsubscribed, "only the probe's channel", seconds=20, every=0.5)
+    metrics = await gateway.metrics()
+    closed = sum(value for series, value in metrics.items() if "streams_closed_total{" in series)
+    assert metrics["sse_gateway_streams_opened_total"] == closed
+    return grown
+
+
+@asynccontextmanager
+async def inside(server: RedisProcess, **settings: Any) -> AsyncIterator[tuple[int, Gateway]]:
+    """Run a gateway in this process; return its port and itself."""
+    configured = Settings(redis_url=server.url, jwt_secret=SECRET, host="127.0.0.1", **settings)
+    gateway = Gateway(configured, metrics=Metrics(), max_streams=1000)
+    app = make_app(configured, gateway, Authenticator(configured))
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        await until(lambda: not gateway.not_ready(), "the gateway to be ready")
+        yield port, gateway
+    finally:
+        await runner.cleanup()
+
+
+def tasks() -> Counter[str]:
+    """Return the running tasks by name, those without a name as one."""
+    names = (task.get_name() for task in asyncio.all_tasks())
+    return Counter("Task" if name.startswith("Task-") else name for name in names)
+
+
+def alive(*kinds: type) -> list[object]:
+    """Return the objects of these kinds that something still holds."""
+    gc.collect()
+    return [thing for thing in gc.get_objects() if type(thing) in kinds]
+
+
+@pytest.mark.filterwarnings("ignore::aiohttp.web.NotAppKeyWarning")  # RequestKey is newer than the floor
+@pytest.mark.parametrize("transport", ["aiohttp", "handover"])
+async def test_no_task_and_no_object_outlives_its_stream(
+    server: RedisProcess, scale: Callable[[int, int], int], monkeypatch: pytest.MonkeyPatch, transport: str
+) -> None:
+    """When the last stream has gone, tasks, channels, feeds, counts and timers are what they were before."""
+    monkeypatch.setattr(push_module, "LINGER_SECONDS", 0.2)
+    monkeypatch.setattr(stream_module, "CLOSE_GRACE_SECONDS", 0.2)
+    outside = tasks()
+    async with inside(server, stream_transport=transport, max_stream_age_seconds=3600) as (port, gateway):
+        before = tasks()
+        for session_id in SESSIONS[:5]:
+            request = '{"tool_name":"bash","parameters":{},"risk_level":"low"}'
+            server.client.fcall("sse_ask", 1, session_id, request)
+        await come_and_go(port, scale(200, 2000))
+        await until(lambda: gateway.push.subscriptions == 1, "only the probe's channel")
+        await until(lambda: tasks() <= before, "the tasks of before")
+        await until(lambda: not alive(Stream, Feed, Join), "the streams to be forgotten")
+        assert not gateway.hub.streams
+        assert not any(gateway.hub._slices)
+        assert not any(gateway.hub._due.values())
+        assert gateway.live.sessions == 0
+        assert not gateway.handover._reads
+        assert not gateway.deadlines._timers
+        assert not gateway.presence._streams
+    await until(lambda: tasks() <= outside, "the gateway's own tasks to end")

@@ -1,0 +1,250 @@
+"""A slow reader harms nobody: not the fast ones beside it, not the process's memory, and not itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.streams.desk import ids
+from tests.streams.tap import Tap
+from tests.support.gateway import GatewayProcess
+from tests.support.servers import RedisProcess
+from tests.support.stream import SSEStream
+from tests.support.tokens import token
+from tests.support.wait import until
+
+Gateways = Callable[..., Awaitable[GatewayProcess]]
+
+SESSION = "slow"
+FAST = 100
+EVENTS_A_SECOND = 50
+PAD = "x" * 8000
+ROUND_SECONDS = 2.0
+HOLD_ALL = {"history_events": 100_000, "history_bytes": 1024**3, "log_level": "info", "heartbeat_seconds": 60}
+MIB = 1024 * 1024
+
+_SENT_AT = re.compile(rb'"at":([0-9]{6,})[,}]')
+
+
+class Agent:
+    """Publish at a steady pace, each event with the time it was sent at."""
+
+    def __init__(self, server: RedisProcess) -> None:
+        self._client = server.connect()
+        self.last = 0
+        self.epoch = ""
+
+    async def publish(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        for turn in range(int(seconds * EVENTS_A_SECOND)):
+            await asyncio.sleep(begin + turn / EVENTS_A_SECOND - loop.time())
+            data = {"pad": PAD, "at": time.monotonic_ns()}
+            event = json.dumps({"type": "note", "data": data}, separators=(",", ":"))
+            id = await self._client.execute_command("FCALL", "sse_publish", 1, SESSION, event)
+            self.epoch, _, last = id.decode().partition("-")
+            self.last = int(last)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+class Fast:
+    """A reader that takes everything and notes how long each event took."""
+
+    def __init__(self) -> None:
+        self.delays: list[int] = []
+
+    def data(self, data: bytes) -> None:
+        now = time.monotonic_ns()
+        self.delays += [now - int(sent) for sent in _SENT_AT.findall(data)]
+
+
+def p99(delays: list[int]) -> float:
+    """Return the 99th percentile in milliseconds."""
+    return sorted(delays)[int(len(delays) * 0.99)] / 1e6
+
+
+class Slow:
+    """A viewer that reads a few kilobytes at a time, far less than is published."""
+
+    def __init__(self, gateway: GatewayProcess) -> None:
+        self._gateway = gateway
+        self.cursor: str | None = None
+        self.ids: list[str] = []
+
+    async def connect(self) -> Tap:
+        bearer = token(session_id=SESSION)
+        return await Tap.open(
+            self._gateway.port, SESSION, bearer, cursor=self.cursor, query="replay=all", receive_buffer=4096
+        )
+
+    def take(self, tap: Tap) -> None:
+        for frame in tap.frames():
+            assert frame.name in ("message", "ready"), frame
+            if frame.name == "message" and frame.id is not None:
+                self.ids.append(frame.id)
+            self.cursor = frame.id or self.cursor
+
+    async def read_slowly(self) -> None:
+        """Read until cancelled, and hang up."""
+        tap = await self.connect()
+        assert tap.transport is not None
+        try:
+            while True:
+                tap.transport.pause_reading()
+                await asyncio.sleep(0.2)
+                tap.transport.resume_reading()
+                await asyncio.sleep(0.005)
+        finally:
+            tap.hang_up()
+            self.take(tap)
+
+    async def read_up_to(self, last: str) -> None:
+        tap = await self.connect()
+        await tap.holds(b"event: ready", seconds=60)
+        await tap.holds(b"id: " + last.encode() + b"\n", seconds=60)
+        tap.hang_up()
+        self.take(tap)
+
+
+@contextmanager
+def watched(gateway: GatewayProcess) -> Iterator[Callable[[], int]]:
+    """Return how many bytes the process has grown at most since the beginning."""
+    begin = most = gateway.rss_bytes()
+
+    async def watch() -> None:
+        nonlocal most
+        while True:
+            most = max(most, gateway.rss_bytes())
+            await asyncio.sleep(0.05)
+
+    task = asyncio.create_task(watch())
+    try:
+        yield lambda: most - begin
+    finally:
+        task.cancel()
+
+
+@pytest.mark.alone
+@pytest.mark.timeout(300)
+async def test_a_slow_reader_does_not_slow_the_fast_ones(
+    own_server: RedisProcess, gateways: Gateways, scale: Callable[[int, int], int], capsys: Any
+) -> None:
+    """Beside a slow reader the p99 of 100 fast ones stays within 1.5 times, and memory within 16 MiB.
+
+    The slow one has everything in the end. The two measurements are taken in turns, so that whatever else the
+    machine does is in both, and of their p99s the medians are compared.
+    """
+    gateway = await gateways(own_server, **HOLD_ALL)
+    agent, fast, slow = Agent(own_server), Fast(), Slow(gateway)
+    bearer = token(session_id=SESSION)
+    taps = [await Tap.open(gateway.port, SESSION, bearer, on_data=fast.data) for _ in range(FAST)]
+    await agent.publish(ROUND_SECONDS)
+    without, beside = [], []
+    with watched(gateway) as grown:
+        for _ in range(scale(3, 15)):
+            fast.delays.clear()
+            await agent.publish(ROUND_SECONDS)
+            without.append(p99(fast.delays))
+            assert len(fast.delays) > FAST * ROUND_SECONDS * EVENTS_A_SECOND * 0.8
+
+            reading = asyncio.create_task(slow.read_slowly())
+            await asyncio.sleep(0.2)
+            fast.delays.clear()
+            await agent.publish(ROUND_SECONDS)
+            beside.append(p99(fast.delays))
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+        behind = agent.last - len(slow.ids)
+    ratio = statistics.median(beside) / statistics.median(without)
+    with capsys.disabled():
+        print(
+            f"\np99 {statistics.median(without):.1f} ms without, {statistics.median(beside):.1f} ms beside "
+            f"a slow reader ({ratio:.2f}); memory grew by {grown() / MIB:.1f} MiB; it was {behind} behind"
+        )
+    assert behind > 3 * EVENTS_A_SECOND
+    await slow.read_up_to(f"{agent.epoch}-{agent.last}")
+    assert slow.ids == [f"{agent.epoch}-{seq}" for seq in range(1, agent.last + 1)]
+    assert not any(tap.over for tap in taps)
+    for tap in taps:
+        tap.hang_up()
+    await agent.close()
+    assert grown() < 16 * MIB
+    assert ratio < 1.5, (without, beside)
+
+
+async def test_a_reader_that_takes_nothing_is_closed_and_comes_back_whole(
+    own_server: RedisProcess, gateways: Gateways
+) -> None:
+    """Who takes nothing for 5 s is closed as `slow_client`; neither it nor one beside it misses an event."""
+    both = [await gateways(own_server, stream_transport=kind, **HOLD_ALL) for kind in ("aiohttp", "handover")]
+    await asyncio.gather(*(_stall(gateway, own_server, f"stalled-{gateway.port}") for gateway in both))
+
+
+async def _stall(gateway: GatewayProcess, server: RedisProcess, session_id: str) -> None:
+    bearer = token(session_id=session_id)
+    url = gateway.events(session_id)
+    stalled = await SSEStream.open(url, token=bearer, receive_buffer=4096)
+    good = await SSEStream.open(url, token=bearer)
+    await stalled.ready()
+    await good.ready()
+    stalled.pause()
+    published = publish(server, session_id, 300)
+    began_at = time.monotonic()
+    await good.wait(lambda: ids(good) == published, "everything at the good reader")
+
+    async def closed() -> bool:
+        metrics = await gateway.metrics()
+        return metrics.get('sse_gateway_streams_closed_total{reason="slow_client"}') == 1
+
+    await until(closed, "the close of the slow one", seconds=12)
+    assert time.monotonic() - began_at > 4.5
+    published += publish(server, session_id, 10)
+    # What was on its way still arrives, in order; then the connection ends.
+    stalled.resume()
+    await stalled.ended()
+    got = ids(stalled)
+    assert got == published[: len(got)]
+    assert len(got) < 300
+    back = await SSEStream.open(url, token=bearer, last_event_id=stalled.parser.last_event_id)
+    await back.ready()
+    assert got + ids(back) == published
+    assert not back.named("stream_reset")
+    await good.wait(lambda: ids(good) == published, "everything at the good reader")
+    for stream in (good, back):
+        stream.close()
+
+
+def publish(server: RedisProcess, session_id: str, count: int) -> list[str]:
+    """Publish that many events of 8 kB and return their ids."""
+    event = json.dumps({"type": "note", "data": {"pad": PAD}})
+    return [str(server.client.fcall("sse_publish", 1, session_id, event)) for _ in range(count)]
+
+
+async def test_a_reader_that_stalls_for_less_is_not_closed(
+    own_server: RedisProcess, gateways: Gateways
+) -> None:
+    """A reader that stalls for 3 s, again and again, while much is published, stays and gets everything."""
+    gateway = await gateways(own_server, **HOLD_ALL)
+    stream = await SSEStream.open(
+        gateway.events(SESSION), token=token(session_id=SESSION), receive_buffer=4096
+    )
+    await stream.ready()
+    published = []
+    for _ in range(2):
+        stream.pause()
+        published += publish(own_server, SESSION, 200)
+        await asyncio.sleep(3)
+        stream.resume()
+        await asyncio.sleep(0.05)
+    await stream.wait(lambda: ids(stream) == published, "everything")
+    stream.close()
