@@ -60,6 +60,12 @@ def site(valkey_site: Site) -> Site:
     return valkey_site
 
 
+@pytest.fixture(params=["aiohttp", "handover"])
+def either(request: pytest.FixtureRequest, site: Site) -> GatewayProcess:
+    """The site's gateway `a` and then its `b`: each way to hold a stream."""
+    return site.a if request.param == "aiohttp" else site.b
+
+
 @pytest.fixture(params=KINDS)
 def any_site(request: pytest.FixtureRequest) -> Any:
     """The same, once on Valkey and once on redis-server."""

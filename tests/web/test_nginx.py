@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.gateway import GatewayProcess
 from tests.support.nginx import Nginx
 from tests.support.stream import SSEStream
 from tests.support.tokens import token
@@ -41,12 +42,12 @@ PROXIES: dict[str, dict[str, Any]] = {
 }
 
 
-def through(proxy: Nginx, gateway: Any, session_id: str, query: str = "") -> str:
+def through(proxy: Nginx, gateway: GatewayProcess, session_id: str, query: str = "") -> str:
     """Return the address of a stream by way of the proxy."""
     return str(gateway.events(session_id, query).replace(gateway.origin, proxy.origin))
 
 
-async def open_through(proxy: Nginx, gateway: Any, session_id: str, **options: Any) -> SSEStream:
+async def open_through(proxy: Nginx, gateway: GatewayProcess, session_id: str, **options: Any) -> SSEStream:
     return await SSEStream.open(
         through(proxy, gateway, session_id), token=token(session_id=session_id), **options
     )
@@ -98,19 +99,19 @@ async def test_the_end_comes_through(
 
 
 async def test_a_pooled_connection_is_not_one_that_held_a_stream(
-    site: Site, nginx: Start, http: httpx.AsyncClient, session_id: str
+    site: Site, either: GatewayProcess, nginx: Start, http: httpx.AsyncClient, session_id: str
 ) -> None:
     """After streams have ended, requests over the proxy's pooled connections are answered at once."""
     proxy = nginx(
         Nginx(
-            f"upstream gateways {{ server 127.0.0.1:{site.a.port}; keepalive 8; }}"
+            f"upstream gateways {{ server 127.0.0.1:{either.port}; keepalive 8; }}"
             "server { listen 127.0.0.1:$PORT; location / { proxy_pass http://gateways;"
             'proxy_http_version 1.1; proxy_set_header Connection ""; } }'
         )
     )
-    health = f"{site.a.base}/health/{session_id}".replace(site.a.origin, proxy.origin)
+    health = f"{either.base}/health/{session_id}".replace(either.origin, proxy.origin)
     for _ in range(4):
-        streams = await asyncio.gather(*(open_through(proxy, site.a, session_id) for _ in range(4)))
+        streams = await asyncio.gather(*(open_through(proxy, either, session_id) for _ in range(4)))
         for stream in streams:
             await stream.ready()
         for stream in streams[:2]:

@@ -32,7 +32,7 @@ async def test_httpx_sse_reads_the_stream(
         async for event in source.aiter_sse():
             seen.append(event)
             if not event.data:
-                assert 2500 <= event.retry <= 4500
+                assert 2500 <= (event.retry or 0) <= 4500
                 continue
             data = event.json()
             types.append(data["type"] if event.event == "message" else event.event)

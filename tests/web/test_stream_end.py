@@ -17,11 +17,12 @@ from tests.support.wait import listening, until
 from tests.web.site import Gateways, Site, Tab, bearer
 
 
+@pytest.mark.parametrize("transport", ["aiohttp", "handover"])
 async def test_sigterm_closes_streams_properly(
-    site: Site, tab: Tab, gateways: Gateways, session_id: str
+    site: Site, tab: Tab, gateways: Gateways, session_id: str, transport: str
 ) -> None:
     """Each stream ends with `closing` whose `retry:` is its delay, then the end of its body; exit code 0."""
-    gateway = await gateways(site.server)
+    gateway = await gateways(site.server, stream_transport=transport)
     versions: tuple[Literal["1.1", "1.0"], ...] = ("1.1", "1.0", "1.1", "1.0", "1.1", "1.0")
     streams = [await tab(gateway, session_id, http=version) for version in versions]
     last = site.publish(session_id, "tool_status")

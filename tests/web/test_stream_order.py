@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
+from tests.support.gateway import GatewayProcess
 from tests.support.tokens import token
 from tests.web.site import HEARTBEAT_SECONDS, Site, Tab
 
@@ -18,10 +19,12 @@ CURSOR = re.compile(r"[0-9a-f]{10}-\d{1,15}")
 HTTP_VERSIONS: tuple[Literal["1.1", "1.0"], ...] = ("1.1", "1.0")
 
 
-async def raw_beginning(site: Site, session_id: str, *, until: bytes) -> tuple[str, list[str], bytes]:
+async def raw_beginning(
+    gateway: GatewayProcess, session_id: str, *, until: bytes
+) -> tuple[str, list[str], bytes]:
     """Return status line, header lines and the body's first bytes, with no parser in between."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", site.a.port)
-    path = site.a.events(session_id).removeprefix(site.a.origin)
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    path = gateway.events(session_id).removeprefix(gateway.origin)
     writer.write(
         f"GET {path}?token={token(session_id=session_id)} HTTP/1.0\r\n"
         f"Host: gateway\r\nAccept-Encoding: gzip, deflate, br\r\n\r\n".encode()
@@ -35,9 +38,9 @@ async def raw_beginning(site: Site, session_id: str, *, until: bytes) -> tuple[s
     return status, lines, body
 
 
-async def test_the_head_is_exactly_what_the_design_says(site: Site, session_id: str) -> None:
+async def test_the_head_is_exactly_what_the_design_says(either: GatewayProcess, session_id: str) -> None:
     """The response has the designed headers and no others, and is not compressed even on request."""
-    status, lines, _ = await raw_beginning(site, session_id, until=b"\n\n")
+    status, lines, _ = await raw_beginning(either, session_id, until=b"\n\n")
     assert status == "HTTP/1.0 200 OK"
     headers = dict(line.split(": ", 1) for line in lines)
     assert len(headers) == len(lines)
@@ -54,11 +57,11 @@ async def test_the_head_is_exactly_what_the_design_says(site: Site, session_id: 
     }
 
 
-async def test_the_first_bytes_are_a_jittered_retry(site: Site, session_id: str) -> None:
+async def test_the_first_bytes_are_a_jittered_retry(either: GatewayProcess, session_id: str) -> None:
     """Each stream begins with a `retry:` of its own between 2.5 and 4.5 s, then `ready` with an id."""
     delays = set()
     for _ in range(8):
-        _, _, body = await raw_beginning(site, session_id, until=b"event: ready\nid: ")
+        _, _, body = await raw_beginning(either, session_id, until=b"event: ready\nid: ")
         match = re.fullmatch(rb"retry: (\d+)\n\nevent: ready\nid: ", body)
         assert match, body
         delays.add(int(match[1]))
@@ -68,10 +71,10 @@ async def test_the_first_bytes_are_a_jittered_retry(site: Site, session_id: str)
 
 @pytest.mark.parametrize("version", HTTP_VERSIONS)
 async def test_a_first_connection_is_ready_at_an_empty_position(
-    site: Site, tab: Tab, session_id: str, version: Literal["1.1", "1.0"]
+    either: GatewayProcess, tab: Tab, session_id: str, version: Literal["1.1", "1.0"]
 ) -> None:
     """A stream of a new session is told who serves it and a position to resume from, before any event."""
-    stream = await tab(site.a, session_id, http=version)
+    stream = await tab(either, session_id, http=version)
     ready = await stream.ready()
     assert stream.events[0].type == "ready"
     assert stream.events[0].id == ready["cursor"]
@@ -94,10 +97,10 @@ async def test_a_first_connection_is_ready_at_an_empty_position(
 
 @pytest.mark.parametrize("version", HTTP_VERSIONS)
 async def test_live_events_follow_with_their_ids(
-    site: Site, tab: Tab, session_id: str, version: Literal["1.1", "1.0"]
+    site: Site, either: GatewayProcess, tab: Tab, session_id: str, version: Literal["1.1", "1.0"]
 ) -> None:
     """A durable event arrives on `message`, completed, in order, its id on the line and in the JSON."""
-    stream = await tab(site.a, session_id, http=version)
+    stream = await tab(either, session_id, http=version)
     cursor = (await stream.ready())["cursor"]
     ids = [
         site.publish(session_id, "tool_status", {"status": "executing"}),
@@ -120,7 +123,9 @@ async def test_live_events_follow_with_their_ids(
     assert not stream.parser.comments
 
 
-async def test_a_stream_without_cursor_gets_the_state(site: Site, tab: Tab, session_id: str) -> None:
+async def test_a_stream_without_cursor_gets_the_state(
+    site: Site, either: GatewayProcess, tab: Tab, session_id: str
+) -> None:
     """The snapshot holds open requests, each call's last status and the last result, none with an id."""
     site.publish(session_id, "tool_status", {"tool_call_id": "c1", "status": "executing"})
     first = site.ask(session_id, request_id="r1")
@@ -131,7 +136,7 @@ async def test_a_stream_without_cursor_gets_the_state(site: Site, tab: Tab, sess
     site.publish(session_id, "custom.kind", {})
     top = site.publish(session_id, "tool_result", {"result": "new"})
 
-    stream = await tab(site.a, session_id)
+    stream = await tab(either, session_id)
     ready = await stream.ready()
     assert ready["cursor"] == top
     assert ready["replayed"] == 0
@@ -159,12 +164,14 @@ async def test_a_stream_without_cursor_gets_the_state(site: Site, tab: Tab, sess
 
 
 @pytest.mark.parametrize("carrier", ["header", "last_event_id", "lastEventId", "both"])
-async def test_a_cursor_resumes_behind_it(site: Site, tab: Tab, session_id: str, carrier: str) -> None:
+async def test_a_cursor_resumes_behind_it(
+    site: Site, either: GatewayProcess, tab: Tab, session_id: str, carrier: str
+) -> None:
     """What followed the cursor is replayed with its ids; the header counts before the query."""
     ids = [site.publish(session_id, "tool_status", {"n": n}) for n in range(4)]
     query = {"header": "", "both": f"last_event_id={ids[3]}"}.get(carrier, f"{carrier}={ids[1]}")
     header = ids[1] if carrier in ("header", "both") else None
-    stream = await tab(site.a, session_id, query, last_event_id=header)
+    stream = await tab(either, session_id, query, last_event_id=header)
     ready = await stream.ready()
     assert [(event.type, event.id) for event in stream.events] == [
         ("message", ids[2]),
@@ -176,15 +183,14 @@ async def test_a_cursor_resumes_behind_it(site: Site, tab: Tab, session_id: str,
 
 
 async def test_a_replayed_request_that_is_settled_opens_no_dialog(
-    site: Site, tab: Tab, session_id: str
+    site: Site, either: GatewayProcess, tab: Tab, session_id: str
 ) -> None:
     """A request decided meanwhile is replayed under another name, in its place; an open one as itself."""
     begin = site.publish(session_id, "tool_status")
     settled = site.ask(session_id, request_id="r1")
     site.call("sse_cancel", session_id, "r1")
     pending = site.ask(session_id, request_id="r2")
-    stream = await tab(site.a, session_id, last_event_id=begin)
-    await stream.ready()
+    stream = await tab(either, session_id, last_event_id=begin)
     assert [(event.type, event.json.get("type"), event.id) for event in stream.events[:3]] == [
         ("settled_request", "permission_request", settled["id"]),
         ("message", "permission_cleared", stream.ids[0]),
@@ -194,12 +200,12 @@ async def test_a_replayed_request_that_is_settled_opens_no_dialog(
 
 @pytest.mark.parametrize(("mode", "replayed", "shown"), [("all", 3, 3), ("none", 0, 0), ("snapshot", 0, 1)])
 async def test_replay_chooses_what_a_stream_without_cursor_gets(
-    site: Site, tab: Tab, session_id: str, mode: str, replayed: int, shown: int
+    site: Site, either: GatewayProcess, tab: Tab, session_id: str, mode: str, replayed: int, shown: int
 ) -> None:
     """`?replay=` asks for the whole history, for nothing, or for the snapshot."""
     for n in range(3):
         site.publish(session_id, "tool_status", {"n": n})
-    stream = await tab(site.a, session_id, f"replay={mode}")
+    stream = await tab(either, session_id, f"replay={mode}")
     ready = await stream.ready()
     assert ready["replayed"] == replayed
     assert len(stream.messages) == shown
@@ -215,12 +221,12 @@ async def test_replay_chooses_what_a_stream_without_cursor_gets(
     ids=["malformed", "epoch", "ahead"],
 )
 async def test_a_cursor_that_cannot_be_honoured_resets(
-    site: Site, tab: Tab, session_id: str, make: Any, reason: str
+    site: Site, either: GatewayProcess, tab: Tab, session_id: str, make: Any, reason: str
 ) -> None:
     """The stream says why it cannot go on from there, then sends the snapshot and is ready, incomplete."""
     top = site.publish(session_id, "tool_result", {"result": 1})
     requested = make(top)
-    stream = await tab(site.a, session_id, last_event_id=requested)
+    stream = await tab(either, session_id, last_event_id=requested)
     ready = await stream.ready()
     assert [event.type for event in stream.events] == ["stream_reset", "message", "ready"]
     reset = stream.named("stream_reset")[0]
@@ -229,18 +235,20 @@ async def test_a_cursor_that_cannot_be_honoured_resets(
     assert ready["complete"] is False
 
 
-async def test_an_ended_session_stops_the_client(site: Site, tab: Tab, session_id: str) -> None:
+async def test_an_ended_session_stops_the_client(
+    site: Site, either: GatewayProcess, tab: Tab, session_id: str
+) -> None:
     """Ending closes open streams with a reason; who comes back at the top gets 204, others a last replay."""
     begin = site.publish(session_id, "tool_status")
-    stream = await tab(site.a, session_id)
+    stream = await tab(either, session_id)
     site.call("sse_end", session_id)
     closing = await stream.event("closing")
     assert (closing["reason"], closing["reconnect"]) == ("session_ended", False)
     assert await stream.ended() == "clean"
 
-    back = await tab(site.a, session_id, ready=False, last_event_id=stream.parser.last_event_id)
+    back = await tab(either, session_id, ready=False, last_event_id=stream.parser.last_event_id)
     assert (back.status, back.body) == (204, b"")
-    behind = await tab(site.a, session_id, "replay=all")
+    behind = await tab(either, session_id, "replay=all")
     assert await behind.ended() == "clean"
     assert [event.type for event in behind.events] == ["message", "ready", "closing"]
     assert behind.ids == [begin]
