@@ -63,19 +63,17 @@ def encode_durable(id: bytes, data: bytes) -> bytes:
 
 
 class Frame:
-    """Hold the bytes of one event, or of several in a row, in the forms that connections write."""
+    """Hold the bytes of one event, or of several in a row, in the forms that connections write.
 
-    __slots__ = ("_chunk", "body", "events")
+    Both forms are made at once: nearly every connection writes the chunk, and a property that made it at its
+    first use would be called for each of a thousand streams.
+    """
+
+    __slots__ = ("body", "chunk", "events")
 
     def __init__(self, body: bytes, events: int = 1) -> None:
         self.body = body
         """The bytes of the event stream itself."""
+        self.chunk = b"%x\r\n%b\r\n" % (len(body), body)
+        """The body as one chunk of a chunked HTTP/1.1 body."""
         self.events = events
-        self._chunk: bytes | None = None
-
-    @property
-    def chunk(self) -> bytes:
-        """Return the body as one chunk of a chunked HTTP/1.1 body, encoded at the first use."""
-        if self._chunk is None:
-            self._chunk = b"%x\r\n%b\r\n" % (len(self.body), self.body)
-        return self._chunk

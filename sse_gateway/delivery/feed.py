@@ -41,6 +41,9 @@ class Join:
         """Transient events that passed while it was not live."""
 
 
+_NOBODY: frozenset[Join] = frozenset()
+
+
 class Feed:
     """Fan one session's events out to its live streams."""
 
@@ -81,10 +84,12 @@ class Feed:
         self.caught_up_to = 0
         """Between these, messages may still arrive that the history told of first, until a later one has."""
         self.live: dict[Stream, None] = {}
-        self.joining: set[Join] = set()
+        self.joining: set[Join] | frozenset[Join] = _NOBODY
+        """A set of its own only while somebody joins, and so the tail: an empty deque alone takes more memory
+        than the rest of an idle feed."""
         self.parked: deque[bytes] | None = deque()
         """Not None while the feed does not know its position or is catching up."""
-        self._tail: deque[tuple[int, Frame]] = deque()
+        self._tail: deque[tuple[int, Frame]] | None = None
         self._tail_bytes = 0
         self._template = b""
         self._expected = b""
@@ -106,8 +111,7 @@ class Feed:
         self.last_data = b""
         self.doubted = None
         self.late_from, self.caught_up_to = 0, position.seq
-        self._tail.clear()
-        self._tail_bytes = 0
+        self._forget_tail()
         self._renumber()
 
     def adopt_epoch(self, epoch: str) -> None:
@@ -181,15 +185,18 @@ class Feed:
     def join(self) -> Join:
         """Register a stream that is about to read the history; the tail is kept from now on."""
         join = Join(self)
+        if isinstance(self.joining, frozenset):
+            self.joining = set()
         self.joining.add(join)
         return join
 
     def leave(self, join: Join) -> None:
         """Give up joining; idempotent."""
-        self.joining.discard(join)
-        if not self.joining:
-            self._tail.clear()
-            self._tail_bytes = 0
+        if not isinstance(self.joining, frozenset):
+            self.joining.discard(join)
+            if not self.joining:
+                self.joining = _NOBODY
+                self._forget_tail()
 
     def admit(self, join: Join, stream: Stream, position: Cursor) -> Cursor | None:
         """Make a stream that has everything up to `position` live, if nothing is missing in between.
@@ -200,7 +207,7 @@ class Feed:
         if self.parked is not None or position.epoch != self.epoch or position.seq > self.last:
             return position
         if position.seq < self.last:
-            following = [(seq, frame) for seq, frame in self._tail if seq > position.seq]
+            following = [(seq, frame) for seq, frame in self._tail or () if seq > position.seq]
             if not following or following[0][0] != position.seq + 1:
                 return position
             for seq, frame in following:
@@ -233,10 +240,17 @@ class Feed:
         return [stream for stream in self.live if not stream.push(frame)]
 
     def _remember(self, seq: int, frame: Frame) -> None:
-        self._tail.append((seq, frame))
+        tail = self._tail
+        if tail is None:
+            tail = self._tail = deque()
+        tail.append((seq, frame))
         self._tail_bytes += len(frame.body)
-        while self._tail_bytes > TAIL_BYTES or len(self._tail) > TAIL_EVENTS:
-            self._tail_bytes -= len(self._tail.popleft()[1].body)
+        while self._tail_bytes > TAIL_BYTES or len(tail) > TAIL_EVENTS:
+            self._tail_bytes -= len(tail.popleft()[1].body)
+
+    def _forget_tail(self) -> None:
+        self._tail = None
+        self._tail_bytes = 0
 
     def _renumber(self) -> None:
         self._template = b'{"id":"%b-%%d",' % self.epoch.encode()

@@ -142,12 +142,12 @@ class Live:
         feed = self._feeds.get(channel)
         if feed is None:
             self._on_other(channel, payload)
-        elif feed.parked is not None:
+        elif feed.parked is None:
+            self._take(feed, payload)
+        else:
             feed.parked.append(payload)
             if len(feed.parked) > PARKED_MESSAGES:
                 feed.parked.popleft()
-        else:
-            self._take(feed, payload)
 
     def restored(self) -> None:
         """Catch every session up: nobody knows what was published while the connection was down."""
