@@ -27,8 +27,10 @@ ATTEMPT_SECONDS = 3.0
 BATCH = 100
 WAIT_MS = 1000
 _PAUSE_SECONDS = (0.05, 2.0)
-# redis-py raises the last when no node of a Cluster answers; it is no RedisError.
-_TROUBLE = (*TROUBLE, RedisClusterException)
+BROKEN = (AttributeError, RuntimeError)
+"""What a write to a transport that has just been lost raises, past redis-py: on Python 3.13.0, on uvloop."""
+# redis-py raises RedisClusterException when no node of a Cluster answers; it is no RedisError.
+FAULTS = (*TROUBLE, RedisClusterException, *BROKEN)
 
 
 class Again(Exception):
@@ -104,7 +106,7 @@ class Calls:
             except Again as again:
                 pause = pauses.next()
                 if loop.time() + pause >= deadline:
-                    raise again.error from None
+                    raise again.error from again.__cause__
             await asyncio.sleep(pause)
 
     async def attempt(
@@ -147,7 +149,7 @@ class Calls:
         try:
             await self._limited(ATTEMPT_SECONDS, once())
         except Again as again:
-            raise again.error from None
+            raise again.error from again.__cause__
 
     async def _outcome(self, function: str, session_id: str, argument: str) -> Any:
         try:
@@ -193,8 +195,9 @@ class Calls:
     async def _limited(self, seconds: float, work: Coroutine[Any, Any, T]) -> T:
         try:
             return await within(min(seconds, ATTEMPT_SECONDS), work)
-        except _TROUBLE as error:
-            raise _judged(error) from None
+        except FAULTS as error:
+            # A fault that is not Redis's may be the application's own, and is then to be seen.
+            raise _judged(error) from (error if isinstance(error, BROKEN) else None)
 
     async def _finish(self, function: str, call: tuple[str, str], reply: Any) -> Any:
         if not isinstance(reply, Exception):

@@ -14,12 +14,11 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from redis.exceptions import NoPermissionError, RedisClusterException
+from redis.exceptions import NoPermissionError
 
-from sse_gateway.agent.calls import Pauses
+from sse_gateway.agent.calls import FAULTS, Pauses
 from sse_gateway.agent.connect import CONNECT_SECONDS
 from sse_gateway.agent.ending import ended, within
-from sse_gateway.store.failures import TROUBLE
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +29,6 @@ LINGER_SECONDS = 10.0
 REFUSED_SECONDS = 60.0
 """How long not to try again when the user may not subscribe."""
 SUBSCRIBE_BATCH = 512
-_FAULTS = (*TROUBLE, RedisClusterException)
 
 
 class _Channel:
@@ -124,7 +122,7 @@ class Listener:
                 )
                 await asyncio.sleep(REFUSED_SECONDS)
                 continue
-            if error is not None and not isinstance(error, _FAULTS):
+            if error is not None and not isinstance(error, FAULTS):
                 logger.error("the connection for decisions failed", exc_info=error)
             elif error is not None and not told:
                 logger.warning(
@@ -157,7 +155,7 @@ class Listener:
             self._connection = None
             for entry in self._channels.values():
                 entry.sent, entry.live_since = False, None
-            with contextlib.suppress(*_FAULTS):
+            with contextlib.suppress(*FAULTS):
                 await connection.disconnect(nowait=True)
 
     async def _learn_clock(self, connection: Any) -> None:
@@ -172,7 +170,7 @@ class Listener:
             await asyncio.sleep(0)
             while self._connection is not None and any(not entry.sent for entry in self._channels.values()):
                 await self._send_changes()
-        except _FAULTS:
+        except FAULTS:
             # Whoever reads the connection finds it closed.
             pass
         finally:

@@ -151,7 +151,7 @@ class Waiting:
             except Again as again:
                 pause = pauses.next()
                 if wait.withdrawn or loop.time() + pause >= wait.deadline:
-                    raise again.error from None
+                    raise again.error from again.__cause__
             await asyncio.sleep(pause)
 
     async def _withdraw(self, wait: Wait, asking: asyncio.Task[Decision], *, cancel: bool) -> None:

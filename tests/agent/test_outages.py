@@ -241,7 +241,7 @@ async def test_a_thousand_small_breaks_lose_no_decision(
 ) -> None:
     """Connections are dropped all the time while requests are asked, answered and claimed."""
     people, proxy = People(own_server), proxied(own_server)
-    client = agents(proxy, recheck_seconds=3600)
+    client = agents(proxy, recheck_seconds=3600, call_seconds=30)
     rounds = scale(60, 1000)
     answered = 0
 
@@ -263,7 +263,7 @@ async def test_a_thousand_small_breaks_lose_no_decision(
 
     async def drop() -> None:
         while True:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)
             proxy.drop()
 
     dropping = asyncio.create_task(drop())
@@ -275,7 +275,7 @@ async def test_a_thousand_small_breaks_lose_no_decision(
             return await work(number)
 
     try:
-        claimed = await asyncio.wait_for(asyncio.gather(*map(limited, range(rounds))), 80)
+        claimed = await asyncio.wait_for(asyncio.gather(*map(limited, range(rounds))), scale(80, 300))
     finally:
         dropping.cancel()
         answering.cancel()

@@ -105,12 +105,16 @@ async def test_nobody_watching_is_told_over_all_gateways(
 
 
 async def test_a_gateway_killed_before_its_reply_has_decided_all_the_same(
-    server: RedisProcess, gateways: Gateways, agents: Callable[..., AgentClient], session_id: str
+    server: RedisProcess,
+    gateways: Gateways,
+    agents: Callable[..., AgentClient],
+    session_id: str,
+    scale: Callable[[int, int], int],
 ) -> None:
     first, second = await gateways(server), await gateways(server)
     session = agents(server).session(session_id, owner="ada")
     await session.tool_status("executing")
-    for number in range(3):
+    for number in range(scale(2, 20)):
         waiting = asyncio.create_task(
             session.request_permission("bash", {"n": number}, request_id=f"r{number}", timeout=60)
         )
@@ -119,7 +123,7 @@ async def test_a_gateway_killed_before_its_reply_has_decided_all_the_same(
         answering = asyncio.create_task(
             post(first, session_id, {"approved": True, "request_id": f"r{number}"}, "ada")
         )
-        await asyncio.sleep(0.004 * number)
+        await asyncio.sleep(0.002 * number)
         first.kill()
         await asyncio.wait((answering,))
         if not answering.exception():
