@@ -7,6 +7,7 @@ that are missing are spliced in front of the publisher's own bytes.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import time
@@ -20,6 +21,8 @@ RESERVED_TYPES = frozenset({"permission_cleared", "heartbeat"})
 """Types that only the gateway and its scripts make."""
 MAX_DEPTH = 64
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_ESCAPING_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _CONTROL_TO_SPACE = bytes.maketrans(bytes(range(32)), b" " * 32)
 
 
@@ -35,7 +38,12 @@ class PlainEvent(NamedTuple):
 def iso_ms(ms: int) -> str:
     """Return `ms` (milliseconds since 1970, UTC) as ISO-8601 with milliseconds and `Z`."""
     seconds, millis = divmod(ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
+    return f"{_iso_second(seconds)}.{millis:03d}Z"
+
+
+@functools.lru_cache(maxsize=8)
+def _iso_second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def now_iso() -> str:
@@ -49,9 +57,9 @@ def dumps(value: Any) -> bytes:
     A lone surrogate has no UTF-8 form: a value that holds one is written with escapes instead.
     """
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        return _ENCODER.encode(value).encode()
     except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+        return _ESCAPING_ENCODER.encode(value).encode()
 
 
 def loads_strict(data: bytes, *, unique_keys: bool = False) -> Any:
@@ -63,11 +71,7 @@ def loads_strict(data: bytes, *, unique_keys: bool = False) -> Any:
     """
     try:
         text = data.decode()
-        value = json.loads(
-            text,
-            parse_constant=_refuse_constant,
-            object_pairs_hook=_unique_members if unique_keys else None,
-        )
+        value = (_UNIQUE_DECODER if unique_keys else _DECODER).decode(text)
     except UnicodeDecodeError as error:
         raise _malformed(f"not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -90,6 +94,11 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) != len(pairs):
         raise ValueError("a member is named twice in one object")
     return members
+
+
+# Made once: json.loads would make a decoder for each call that wants anything but its defaults.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_UNIQUE_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique_members)
 
 
 def _deeper_than(value: Any, limit: int) -> bool:

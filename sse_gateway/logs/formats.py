@@ -17,6 +17,7 @@ from sse_gateway.logs.redact import fields_of
 _OURS = frozenset({"time", "level", "logger", "message", "exception"})
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 _PACKAGE = "sse_gateway."
+_ENCODER = json.JSONEncoder(default=str, separators=(",", ":"))
 
 
 class JsonFormatter(logging.Formatter):
@@ -34,7 +35,7 @@ class JsonFormatter(logging.Formatter):
             line[f"{name}_" if name in _OURS else name] = value
         if exception := exception_text(self, record):
             line["exception"] = exception
-        return json.dumps(line, default=str, separators=(",", ":"))
+        return _ENCODER.encode(line)
 
 
 class TextFormatter(logging.Formatter):

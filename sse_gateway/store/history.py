@@ -18,6 +18,10 @@ from sse_gateway.store.connection import BATCH, Store
 from sse_gateway.store.failures import as_gateway_error
 
 PAGE_BYTES = 1024 * 1024
+READING_AT_ONCE = 2
+"""Batches of reads on their way, beyond which further reads wait for each other, so that they travel together."""
+HELD_SECONDS = 0.005
+"""How long they wait at most: one node of a Cluster may be slow."""
 Mode = Literal["snapshot", "all", "none"]
 
 
@@ -92,7 +96,8 @@ class History:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._asked: list[tuple[tuple[str, str, Sequence[Any]], asyncio.Future[Any]]] = []
-        """Reads of this turn of the loop."""
+        """Reads that are not on their way yet."""
+        self._held: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def read(
@@ -110,11 +115,25 @@ class History:
         return _reading(await reply)
 
     def _send_asked(self) -> None:
+        if len(self._tasks) < READING_AT_ONCE:
+            self._send_now()
+        else:
+            self._held = asyncio.get_running_loop().call_later(HELD_SECONDS, self._send_now)
+
+    def _send_now(self) -> None:
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
         asked, self._asked = self._asked, []
         for start in range(0, len(asked), BATCH):
             task = asyncio.create_task(self._read_batch(asked[start : start + BATCH]), name="read histories")
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._came_back)
+
+    def _came_back(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._held is not None:
+            self._send_now()
 
     async def _read_batch(self, asked: list[tuple[Any, asyncio.Future[Any]]]) -> None:
         replies: list[Any]

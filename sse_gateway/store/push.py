@@ -36,12 +36,27 @@ _PAUSE_SECONDS = (0.1, 2.0)
 class _Channel:
     """What is known of one channel."""
 
-    __slots__ = ("confirmed", "refs")
+    __slots__ = ("_waited_for", "confirmed", "refs")
 
     def __init__(self) -> None:
         self.refs = 0
-        self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when the present connection's SUBSCRIBE was confirmed; renewed when it is lost."""
+        self.confirmed = False
+        """The present connection's SUBSCRIBE was confirmed."""
+        self._waited_for: asyncio.Future[None] | None = None
+        """Made only for those who wait: a future takes more memory than all the rest of an idle channel."""
+
+    def confirmation(self) -> asyncio.Future[None]:
+        """Return what is done at the next confirmation; not to be awaited itself, since others wait for it."""
+        if self._waited_for is None:
+            self._waited_for = asyncio.get_running_loop().create_future()
+        return self._waited_for
+
+    def confirm(self) -> None:
+        """Note that the channel is live, and tell those who wait."""
+        self.confirmed = True
+        if self._waited_for is not None:
+            self._waited_for.set_result(None)
+            self._waited_for = None
 
 
 class Push:
@@ -123,14 +138,17 @@ class Push:
             self._want(channel)
         entry.refs += 1
         self._idle.pop(channel, None)
+        if entry.confirmed:
+            return
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SUBSCRIBE_SECONDS
         try:
-            async with asyncio.timeout(SUBSCRIBE_SECONDS):
-                # The future is replaced when a connection is lost: wait for the one of the next.
-                while not entry.confirmed.done():
-                    await asyncio.shield(entry.confirmed)
-        except TimeoutError:
-            self.release(channel)
-            raise Unavailable from None
+            # A connection that was lost meanwhile takes its confirmations with it: wait for the next one's.
+            while not entry.confirmed:
+                left = until - loop.time()
+                if left <= 0:
+                    raise Unavailable
+                await asyncio.wait((entry.confirmation(),), timeout=left)
         except BaseException:
             self.release(channel)
             raise
@@ -154,8 +172,8 @@ class Push:
 
     def _confirmed(self, channel: bytes) -> None:
         entry = self._channels.get(channel)
-        if entry is not None and not entry.confirmed.done():
-            entry.confirmed.set_result(None)
+        if entry is not None:
+            entry.confirm()
 
     def _received(self, channel: bytes, payload: bytes) -> None:
         if channel == self._probe_key:
@@ -204,11 +222,11 @@ class Push:
         try:
             subscriber.subscribe(self._channels)
             for entry in list(self._channels.values()):
-                if entry.confirmed.done():
+                if entry.confirmed:
                     continue
                 async with asyncio.timeout(SUBSCRIBE_SECONDS):
                     await asyncio.wait(
-                        (entry.confirmed, subscriber.lost), return_when=asyncio.FIRST_COMPLETED
+                        (entry.confirmation(), subscriber.lost), return_when=asyncio.FIRST_COMPLETED
                     )
                 if subscriber.lost.done():
                     raise ConnectionResetError("closed while subscribing")
@@ -221,10 +239,8 @@ class Push:
         subscriber.abort()
         self._subscriber = None
         self.connected = self.proven = False
-        loop = asyncio.get_running_loop()
         for entry in self._channels.values():
-            if entry.confirmed.done():
-                entry.confirmed = loop.create_future()
+            entry.confirmed = False
 
     async def _watch(self, subscriber: Subscriber) -> None:
         """Return when the connection is lost or a probe proves it dead."""
@@ -277,7 +293,7 @@ class Push:
         for channel, since in self._idle.items():
             if since > horizon:
                 break
-            if self._channels[channel].confirmed.done():
+            if self._channels[channel].confirmed:
                 gone.append(channel)
         for channel in gone:
             del self._idle[channel], self._channels[channel]
