@@ -19,7 +19,7 @@ from sse_gateway.store.failures import as_gateway_error
 
 PAGE_BYTES = 1024 * 1024
 READING_AT_ONCE = 2
-"""Batches of reads on their way, beyond which further reads wait for each other, so that they travel together."""
+"""Batches on their way, beyond which further reads wait for each other, so that they travel together."""
 HELD_SECONDS = 0.005
 """How long they wait at most: one node of a Cluster may be slow."""
 Mode = Literal["snapshot", "all", "none"]

@@ -46,7 +46,7 @@ class _Channel:
         """Made only for those who wait: a future takes more memory than all the rest of an idle channel."""
 
     def confirmation(self) -> asyncio.Future[None]:
-        """Return what is done at the next confirmation; not to be awaited itself, since others wait for it."""
+        """Return what is done at the next confirmation; others wait for it too, so nobody may cancel it."""
         if self._waited_for is None:
             self._waited_for = asyncio.get_running_loop().create_future()
         return self._waited_for
