@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import logging
 import random
+import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 from redis.crc import key_slot
@@ -25,6 +26,23 @@ logger = logging.getLogger(__name__)
 Address = tuple[str, int]
 Command = tuple[Any, ...]
 _REDIRECTIONS = 4
+_REDIRECTION = re.compile(r"(ASK|MOVED) \d+ (.*):(\d+)")
+
+
+class Redirection(NamedTuple):
+    """Where a node sends us, for good (MOVED) or for this once (ASK)."""
+
+    asking: bool
+    host: str
+    port: int
+
+
+def redirected(result: Any) -> Redirection | None:
+    """Return where `result` redirects to; redis-py 5 gives it as text outside its own Cluster client."""
+    if isinstance(result, AskError):
+        return Redirection(not isinstance(result, MovedError), result.host, result.port)
+    match = _REDIRECTION.match(str(result)) if isinstance(result, ResponseError) else None
+    return Redirection(match[1] == "ASK", match[2], int(match[3])) if match else None
 
 
 class ClusterNodes:
@@ -117,10 +135,10 @@ class ClusterNodes:
             results = await self.send_to(address, (("ASKING",), *commands) if asking else commands)
             if asking:
                 del results[0]
-            redirection = results[0]
-            if not isinstance(redirection, AskError):
+            redirection = redirected(results[0])
+            if redirection is None:
                 break
-            asking = not isinstance(redirection, MovedError)
+            asking = redirection.asking
             address = (redirection.host or address[0], redirection.port)
         return results
 
@@ -134,7 +152,7 @@ class ClusterNodes:
         except TROUBLE:
             self._begin_refresh()
             raise
-        if any(isinstance(result, MovedError) for result in results):
+        if any(redirection and not redirection.asking for redirection in map(redirected, results)):
             self._begin_refresh()
         return results
 

@@ -21,11 +21,11 @@ from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AskError, NoPermissionError
+from redis.exceptions import NoPermissionError
 
 from sse_gateway.core.errors import GatewayError, Unavailable
 from sse_gateway.core.keys import Keys
-from sse_gateway.store.cluster import Address, ClusterNodes, Command
+from sse_gateway.store.cluster import Address, ClusterNodes, Command, redirected
 from sse_gateway.store.failures import TROUBLE, Outcome, as_gateway_error, judge
 from sse_gateway.store.library import Library
 from sse_gateway.store.urls import Target, parse_url
@@ -222,8 +222,8 @@ class Store:
                 )
             for at, reply in zip(places, replies, strict=True):
                 key, command = commands[at]
-                redirected = isinstance(reply, AskError)
-                results[at] = (await self._limited(nodes.send(key, [command]), 1))[0] if redirected else reply
+                again = redirected(reply) is not None
+                results[at] = (await self._limited(nodes.send(key, [command]), 1))[0] if again else reply
 
         await asyncio.gather(*(send(address, places) for address, places in by_node.items()))
         return results

@@ -17,6 +17,7 @@ from sse_gateway.store.library import Library
 from sse_gateway.store.permissions import Permissions
 from tests.support.servers import KINDS, RedisProcess, binary
 from tests.support.topologies import Cluster
+from tests.support.wait import until
 
 SESSION = "s-1"
 EVENT = b'{"type":"x"}'
@@ -156,7 +157,7 @@ async def test_publishing_goes_on_while_the_slot_moves_to_and_fro(cluster: Clust
             await asyncio.sleep(0.002)
 
     publishers = [asyncio.create_task(publish()) for _ in range(3)]
-    await asyncio.sleep(0.05)
+    await until(lambda: len(published) > 3, "the first events to be published")
     first = published[0]
     for _ in range(6):
         await asyncio.to_thread(cluster.migrate, cluster.slot(SESSION))

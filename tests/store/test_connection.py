@@ -23,6 +23,7 @@ from tests.support.ports import free_port
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisProcess
 from tests.support.topologies import ReplicaPair, Sentinels
+from tests.support.wait import until
 
 SESSION = "s-1"
 EVENT = b'{"type":"x"}'
@@ -201,7 +202,7 @@ class TestTriedAgain:
         scripts = Scripts(server, load=False)
         proxy.hold("down")
         publishing = asyncio.create_task(store.fcall("publish", SESSION, EVENT))
-        await _until(lambda: len(scripts.entries(SESSION)) == 2)
+        await until(lambda: len(scripts.entries(SESSION)) == 2, "the event to be kept")
         proxy.drop()
         with pytest.raises(Unavailable):
             await publishing
@@ -216,18 +217,12 @@ class TestTriedAgain:
         server.client.config_resetstat()
         proxy.hold("down")
         reading = asyncio.create_task(history.read(SESSION, None, mode="all"))
-        await _until(lambda: "cmdstat_fcall" in server.client.info("commandstats"))
+        await until(lambda: "cmdstat_fcall" in server.client.info("commandstats"), "the read to be made")
         proxy.release()
         proxy.hold("down")
         proxy.drop()
         proxy.release()
         assert len((await reading).entries) == 1
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 class TestLibrary:
