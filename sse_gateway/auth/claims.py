@@ -22,13 +22,20 @@ import math
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, NamedTuple
 
-from sse_gateway.auth.principal import Principal, is_session_name, session_patterns
+from sse_gateway.auth.principal import SCOPES, Principal, is_session_name, session_patterns
 
 MAX_USER_CHARS = 256
 FARTHEST_EXPIRY_SECONDS = 3660 * 24 * 3600
 SCOPE_CLAIMS = ("scope", "scopes", "scp")
+_USUAL_SCOPES = {
+    scopes: scopes
+    for count in range(len(SCOPES) + 1)
+    for scopes in map(frozenset, combinations(SCOPES, count))
+}
+"""Each set once for all principals: thousands are remembered."""
 
 # Control, format (bidirectional and invisible), surrogate, line and paragraph separator: a user is shown to
 # people who approve, and written to logs.
@@ -105,7 +112,8 @@ def token_scopes(claims: Mapping[str, Any]) -> frozenset[str]:
             words += value.split(" ")
         elif isinstance(value, list):
             words += value
-    return frozenset(word for word in words if isinstance(word, str) and word.startswith("sse:"))
+    scopes = frozenset(word for word in words if isinstance(word, str) and word.startswith("sse:"))
+    return _USUAL_SCOPES.get(scopes, scopes)
 
 
 def _sessions(claims: Mapping[str, Any], rules: ClaimRules) -> tuple[str, ...]:

@@ -142,6 +142,8 @@ class Gateway:
                 metrics=metrics,
             )
         self.draining = False
+        self._on_ended = self._ended
+        """One bound method for all streams: each mention of `self._ended` makes another."""
         self._tasks = Tasks()
         metrics.observe(lambda: gauges(self.hub, self.push, metrics))
 
@@ -196,7 +198,7 @@ class Gateway:
             transport,
             chunked=chunked,
             finish=finish,
-            on_ended=self._ended,
+            on_ended=self._on_ended,
             session_id=join.feed.session_id,
             user=principal.user,
             viewer=principal.may(RESPOND),

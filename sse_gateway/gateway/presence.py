@@ -28,7 +28,8 @@ class Presence:
         self._history = history
         self._gateway_id = gateway_id
         self._streams: Counter[str] = Counter()
-        self._viewers: Counter[str] = Counter()
+        self._onlookers: Counter[str] = Counter()
+        """Streams that may not answer, of the sessions that have any: there are few."""
         self._changed: set[str] = set()
         self._tasks = Tasks()
 
@@ -47,16 +48,19 @@ class Presence:
     def opened(self, stream: Stream) -> None:
         """Count a stream in."""
         self._streams[stream.session_id] += 1
-        self._viewers[stream.session_id] += stream.viewer
+        if not stream.viewer:
+            self._onlookers[stream.session_id] += 1
         self._changed.add(stream.session_id)
 
     def closed(self, stream: Stream) -> None:
         """Count a stream out."""
         session_id = stream.session_id
         self._streams[session_id] -= 1
-        self._viewers[session_id] -= stream.viewer
-        if not self._streams[session_id]:
-            del self._streams[session_id], self._viewers[session_id]
+        if not stream.viewer:
+            self._onlookers[session_id] -= 1
+        for counter in (self._streams, self._onlookers):
+            if not counter[session_id]:
+                del counter[session_id]
         self._changed.add(session_id)
 
     def streams(self, session_id: str) -> int:
@@ -89,7 +93,8 @@ class Presence:
                     await self._beat(batch)
 
     async def _beat(self, sessions: list[str]) -> None:
-        await self._history.beat(
-            [(session, self._streams[session], self._viewers[session]) for session in sessions],
-            self._gateway_id,
-        )
+        counts = [
+            (session, count := self._streams[session], count - self._onlookers[session])
+            for session in sessions
+        ]
+        await self._history.beat(counts, self._gateway_id)

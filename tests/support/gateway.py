@@ -181,8 +181,15 @@ class GatewayProcess:
 
 
 def environment(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return this process's environment with the settings as `SSE_GATEWAY_*`, and none of its own."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SSE_GATEWAY_")}
+    """Return this process's environment with the settings as `SSE_GATEWAY_*`, and none of its own.
+
+    But for the stream transport: setting it runs all tests over that one.
+    """
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("SSE_GATEWAY_") or name == "SSE_GATEWAY_STREAM_TRANSPORT"
+    }
     given = {
         f"SSE_GATEWAY_{name.upper()}": _text(value) for name, value in settings.items() if value is not None
     }
