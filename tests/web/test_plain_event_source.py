@@ -188,6 +188,7 @@ async def test_closing_brings_it_back(
 ) -> None:
     """After `closing` it returns by itself in the time that was named, and goes on where it was."""
     await visit(page, origin, gateway.events(session_id, f"token={token(session_id=session_id)}"))
+    await page.wait_for_function("source.readyState === 1")
     ids = [site.publish(session_id, "tool_status", {"n": 1})]
     await page.wait_for_function("byType.tool_status === 1")
     assert await asyncio.to_thread(gateway.stop) == 0
