@@ -235,6 +235,16 @@ class Session(RuleBasedStateMachine):
         if patient:
             self.run(self._gateways_ready())
 
+    @rule(lost=st.integers(0, 4), after=st.integers(0, 4), patient=st.booleans())
+    def crash(self, lost: int, after: int, patient: bool) -> None:
+        """Lose what was published last, and publish as much again, perhaps before a gateway is back."""
+        self.save()
+        self.publish(lost)
+        if patient:
+            self.run(asyncio.sleep(0.05))
+        self.restart_from_the_dump(patient=False)
+        self.publish(after)
+
     @rule()
     def lose_the_push_connections(self) -> None:
         self.server.client.client_kill_filter(_type="pubsub")

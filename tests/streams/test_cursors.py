@@ -180,24 +180,28 @@ async def test_a_cursor_that_cannot_be_honoured_is_told(
         await check_reset(desk, stream, session_id, reason, requested=requested, oldest=f"{epoch}-1")
 
 
-async def test_a_rolled_back_cursor_is_told(own_server: RedisProcess, session_id: str) -> None:
-    """After a server came back without its last writes, who had seen those is reset, and nobody else."""
+@pytest.mark.parametrize("again", [0, 1, 2, 5])
+async def test_a_rolled_back_cursor_is_told(own_server: RedisProcess, session_id: str, again: int) -> None:
+    """After a server came back without its last writes, who had seen those is reset, and nobody else.
+
+    Also when as many or more were published since, whose numbers are the same.
+    """
     async with desk(own_server) as own:
         kept = fill(own, session_id, 3)
         own_server.save()
-        lost = own.publish(session_id, n="lost")
+        lost = [own.publish(session_id, n="lost") for _ in range(2)][-1]
         own_server.restart()
         for gateway in (own.a, own.b):
             await gateway.answers("/readyz")
+        published = [own.publish(session_id, n="again") for _ in range(again)]
         epoch = kept.partition("-")[0]
-        async with await own.open(session_id, last_event_id=lost) as stream:
+        async with await own.open(session_id, own.b, last_event_id=kept) as stream:
             ready = await stream.ready()
+            assert (ready["complete"], ids(stream)) == (True, published)
             now = ready["cursor"].partition("-")[0]
             assert now != epoch
+        async with await own.open(session_id, last_event_id=lost) as stream:
             await check_reset(own, stream, session_id, "rolled_back", requested=lost, oldest=f"{now}-1")
-        async with await own.open(session_id, own.b, last_event_id=kept) as stream:
-            assert (await stream.ready())["complete"]
-            assert len(ids(stream)) == 1
 
 
 async def test_a_cursor_of_the_epoch_before_is_honoured(own_server: RedisProcess, session_id: str) -> None:
