@@ -34,6 +34,9 @@ local function trim_bytes(s)
       base = total
       from = "(" .. entry[1]
     end
+    if #entries == 0 then
+      return
+    end
     -- Mostly one entry goes as one comes, and entries may be large.
     count = math.min(2 * count, 16)
   end
