@@ -56,6 +56,12 @@ async def test_a_stream_that_moves_at_each_reconnect_loses_nothing(
         await read_to_the_end(view, both[moves % 2], publisher.last[view.session_id])
 
 
+def check_reasons(reasons: list[str], expected: str, *, least: int) -> None:
+    """Check why streams ended; a gateway short of time may also have said that Redis cannot be reached yet."""
+    assert reasons.count(expected) >= least, reasons
+    assert set(reasons) <= {expected, "unavailable"}, reasons
+
+
 async def follow(
     view: View, gateways: list[GatewayProcess], reasons: list[str], until: asyncio.Event
 ) -> None:
@@ -104,8 +110,7 @@ async def test_streams_that_are_sent_away_for_their_age_come_back_whole(
         until.set()
         await asyncio.gather(*following)
         publisher.stop()
-    assert set(reasons) == {"max_age"}
-    assert len(reasons) >= len(views)
+    check_reasons(reasons, "max_age", least=len(views))
     for view in views:
         await read_to_the_end(view, random.choice(both), publisher.last[view.session_id])
 
@@ -133,7 +138,6 @@ async def test_gateways_restarted_one_after_the_other_lose_nothing(
         until.set()
         await asyncio.gather(*following)
         publisher.stop()
-    assert set(reasons) == {"shutdown"}
-    assert len(reasons) >= len(views)
+    check_reasons(reasons, "shutdown", least=len(views))
     for view in views:
         await read_to_the_end(view, random.choice(both), publisher.last[view.session_id])
