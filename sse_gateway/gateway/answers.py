@@ -19,6 +19,10 @@ from sse_gateway.metrics import Metrics
 from sse_gateway.store.permissions import Permissions
 
 
+JUST_SETTLED_MS = 2000
+"""An answer without an id repeats what was settled less than this ago; the scripts have the same number."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settled:
     """The decision an answer made, or that it repeated."""
@@ -50,11 +54,11 @@ class Answers:
         if answer.request_id is None and self._require_request_id:
             raise GatewayError("request_id_required", "This gateway takes only answers with a 'request_id'.")
         request_id, request, asked_ms = await self._find(session_id, answer)
-        option_kind = check_against_request(answer, request)
+        option_kind = check_against_request(answer, request) if request is not None else None
         result = await self._permissions.answer(
             session_id,
             request_id,
-            compose_decision(answer, request_id, request, option_kind=option_kind, decided_by=decided_by),
+            compose_decision(answer, request_id, request or {}, option_kind=option_kind, decided_by=decided_by),
             approved=answer.approved,
             option_id=answer.option_id,
             input_digest=_input_digest(answer.updated_input),
@@ -70,18 +74,21 @@ class Answers:
             self._metrics.observe_decision(asked_ms, decision["decided_at"])
         return Settled(decision, replayed=result.verdict == "replayed")
 
-    async def _find(self, session_id: str, answer: Answer) -> tuple[str, Mapping[str, Any], int]:
+    async def _find(self, session_id: str, answer: Answer) -> tuple[str, Mapping[str, Any] | None, int]:
         """Return the request meant, its text, and when it was asked.
 
-        It is "" and empty where the script has to say what is wrong.
+        It is "" and None where there is nothing to check the answer against: it repeats what was settled
+        a moment ago (its options are not those of a request that came since), or the script has to say
+        what is wrong.
         """
         if answer.request_id is not None:
             found = await self._permissions.request(session_id, answer.request_id)
             return answer.request_id, json.loads(found.request), found.asked_ms
-        pending = (await self._permissions.pending(session_id)).pending
-        if len(pending) == 1:
-            return pending[0].request_id, json.loads(pending[0].request), pending[0].asked_ms
-        return "", {}, 0
+        seen = await self._permissions.pending(session_id)
+        if len(seen.pending) == 1 and seen.now_ms - seen.last_settled_ms >= JUST_SETTLED_MS:
+            only = seen.pending[0]
+            return only.request_id, json.loads(only.request), only.asked_ms
+        return "", None, 0
 
 
 def _input_digest(updated_input: Mapping[str, Any] | None) -> str:

@@ -9,6 +9,8 @@ calls may be made from anywhere. What each fault is in the real world:
     delay(seconds)     a slow network, order kept
     hold(way)          a black hole: bytes in this direction (or both) stop arriving; `release()` lets them
                        through, as TCP would after a repaired link
+    withhold(word)     the same downwards, from the moment a client says this word: a call is made and its
+                       reply never comes
     swallow()          published messages vanish, everything else passes: the server answers PING and
                        delivers nothing
 """
@@ -48,6 +50,7 @@ class Proxy:
         self._links: set[_Link] = set()
         self._delay = {"up": 0.0, "down": 0.0}
         self._held: set[str] = set()
+        self._trap: bytes | None = None
         self._swallows: Callable[[bytes], bool] | None = None
         self._swallows_up_to: int | None = None
         """The number of the last connection that is concerned; None: all are."""
@@ -110,8 +113,18 @@ class Proxy:
         """Keep back what is sent in one direction or both. Connections stand, new ones are accepted too."""
         self._held.update(_ways(way))
 
+    def withhold(self, word: bytes) -> None:
+        """Hold what servers send from the moment a client sends `word`, which is passed on; `release()` ends it."""
+        self._trap = word
+
+    @property
+    def withholding(self) -> bool:
+        """Whether the word has been said."""
+        return "down" in self._held
+
     def release(self) -> None:
         """Let through what was held, in order."""
+        self._trap = None
         self._held.clear()
         self._call(self._flush)
 
@@ -186,6 +199,9 @@ class _Lane:
         self.timer: asyncio.TimerHandle | None = None
 
     def feed(self, data: bytes) -> None:
+        trap = self.proxy._trap
+        if trap is not None and self.way == "up" and trap in data:
+            self.proxy._held.add("down")
         if self.splitter is not None:
             replies = self.splitter.feed(data)
             swallows, up_to = self.proxy._swallows, self.proxy._swallows_up_to
