@@ -18,8 +18,9 @@ async def json_body(request: web.Request) -> bytes:
     """Return the body of a POST that says it is JSON, else raise `unsupported_media_type`."""
     if request.content_type != "application/json":
         raise GatewayError("unsupported_media_type", "Send JSON with 'Content-Type: application/json'.")
-    if "Content-Encoding" in request.headers:
-        raise GatewayError("unsupported_media_type", "Send the body as it is, without a 'Content-Encoding'.")
+    transfer = request.headers.get("Transfer-Encoding", "chunked")
+    if "Content-Encoding" in request.headers or transfer.lower() != "chunked":
+        raise GatewayError("unsupported_media_type", "Send the body as it is, neither packed nor encoded.")
     try:
         async with asyncio.timeout(BODY_SECONDS + request.client_max_size / SLOWEST_BYTES_PER_SECOND):
             return await request.read()

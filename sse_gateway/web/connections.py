@@ -14,12 +14,12 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import LineTooLong
 
 from sse_gateway.core.errors import GatewayError
 from sse_gateway.metrics import Metrics
-from sse_gateway.web.replies import failure
+from sse_gateway.web.replies import failure, refusal_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,8 @@ PARSER_LIMITS: dict[str, Any] = {
     "max_headers": 64,
     # A few bytes can be inflated to gigabytes, and no client of ours compresses what it sends.
     "auto_decompress": False,
+    # How long the rest of a body that nobody wants is waited for.
+    "lingering_time": 3.0,
 }
 
 
@@ -73,7 +75,7 @@ class Connections:
         self._count += 1
         handed_over = max(0, self._streams_open() - len(self._streams))
         if self._count + handed_over > self._most:
-            self._cut(connection, "too_many")
+            self._end(connection, "too_many")
             return
         self._wait_for_head(connection)
         _limit_unread(connection)
@@ -85,7 +87,7 @@ class Connections:
             return True
         self._streams[connection] = sent + len(data)
         if sent + len(data) > STRAY_BYTES:
-            self._cut(connection, "stray_bytes")
+            self._end(connection, "stray_bytes")
         return False
 
     def received(self, connection: web.RequestHandler) -> None:
@@ -116,20 +118,27 @@ class Connections:
         self._busy.discard(connection)
         self._streams.pop(connection, None)
 
-    def refused(self, error: GatewayError) -> None:
-        """Count what could not be read as a request at all."""
+    def refuse(self, error: GatewayError) -> web.Response:
+        """Return the last answer on a connection that no handler has seen a request of."""
         self._metrics.requests_refused.labels(error.code).inc()
+        response = failure(error)
+        response.force_close()
+        return response
 
     def _wait_for_head(self, connection: web.RequestHandler) -> None:
         self._heads[connection] = asyncio.get_running_loop().call_later(
-            self._head_seconds, self._cut, connection, "slow_head"
+            self._head_seconds, self._end, connection, "slow_head"
         )
 
-    def _cut(self, connection: web.RequestHandler, reason: str) -> None:
+    def cut(self, transport: asyncio.Transport, reason: str) -> None:
+        """Cut a connection for its conduct."""
+        self._metrics.connections_cut.labels(reason).inc()
+        transport.abort()
+
+    def _end(self, connection: web.RequestHandler, reason: str) -> None:
         self._heads.pop(connection, None)
         if connection.transport is not None:
-            self._metrics.connections_cut.labels(reason).inc()
-            connection.transport.abort()
+            self.cut(connection.transport, reason)
 
 
 CONNECTIONS = web.AppKey("connections", Connections)
@@ -170,11 +179,7 @@ def serve_through(runner: web.AppRunner, connections: Connections) -> None:
             if status >= 500:
                 # Logs it; raises where a part of an answer has been sent.
                 super().handle_error(request, status, exc, message)
-            error = _told(status, exc)
-            connections.refused(error)
-            response = failure(error)
-            response.force_close()
-            return response
+            return connections.refuse(_told(status, exc))
 
     class Server(web.Server):
         """Make the connections of the runner."""
@@ -193,7 +198,13 @@ def serve_through(runner: web.AppRunner, connections: Connections) -> None:
         connection = request.protocol
         connections.began(connection)
         try:
+            if request.version not in (HttpVersion10, HttpVersion11):
+                # The parser takes HTTP/0.9 too, whose answers have no head for a proxy to go by.
+                raise web.HTTPBadRequest
             return await serve(request)
+        except web.HTTPException as error:
+            # Raised before any handler: an expectation nobody knows.
+            return connections.refuse(refusal_of(error))
         finally:
             connections.ended(connection)
 

@@ -107,12 +107,17 @@ def _refusal(request: web.Request, error: Exception) -> web.StreamResponse:
     return response
 
 
+def refusal_of(error: web.HTTPException) -> GatewayError:
+    """Return the refusal that stands for one of aiohttp's; raises what is no refusal."""
+    if error.status not in _BY_STATUS:
+        raise error
+    return GatewayError(*_BY_STATUS[error.status])
+
+
 def _told(request: web.Request, error: Exception) -> GatewayError:
     """Return what a caller is told; what is our own fault is told to the log alone."""
     if isinstance(error, web.HTTPException):
-        if error.status not in _BY_STATUS:
-            raise error
-        return GatewayError(*_BY_STATUS[error.status])
+        return refusal_of(error)
     if isinstance(error, GatewayError) and error.status != 500:
         return error
     logger.error("a request failed", exc_info=error, extra={"fields": _named(request)})

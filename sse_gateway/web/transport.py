@@ -19,11 +19,10 @@ from aiohttp import HttpVersion11, web
 from aiohttp_sse import EventSourceResponse
 
 from sse_gateway.core.wire import LAST_CHUNK
+from sse_gateway.web.connections import CONNECTIONS, STRAY_BYTES
 
 USER_TIMEOUT_SECONDS = 60
 NOTSENT_LOWAT_BYTES = 64 * 1024
-STRAY_BYTES = 4096
-"""How much a client may send on a stream before it is taken for an attack; all of it is discarded."""
 _NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
 _USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
 
@@ -31,10 +30,11 @@ _USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
 class Connection(asyncio.Protocol):
     """Own a handed-over socket: notice its end, discard what the client sends."""
 
-    __slots__ = ("_chunked", "_stray_bytes", "on_lost", "transport")
+    __slots__ = ("_chunked", "_cut", "_stray_bytes", "on_lost", "transport")
 
-    def __init__(self, *, chunked: bool) -> None:
+    def __init__(self, *, chunked: bool, cut: Callable[[asyncio.Transport, str], None]) -> None:
         self._chunked = chunked
+        self._cut = cut
         self._stray_bytes = 0
         self.on_lost: Callable[[str], None] | None = None
         """Called with the reason once the connection is gone."""
@@ -46,7 +46,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._stray_bytes += len(data)
         if self._stray_bytes > STRAY_BYTES and self.transport is not None:
-            self.transport.abort()
+            self._cut(self.transport, "stray_bytes")
 
     def finish(self) -> None:
         """End the body properly and close once everything is sent."""
@@ -125,7 +125,8 @@ async def _hand_over(request: web.Request, response: EventSourceResponse) -> Con
     # In this order: the response's own writer must be silent before its transport is gone.
     response.stop_streaming()
     transport.abort()
-    connection = Connection(chunked=request.version >= HttpVersion11)
+    cut = request.app[CONNECTIONS].cut
+    connection = Connection(chunked=request.version >= HttpVersion11, cut=cut)
     try:
         await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, duplicate)
     except BaseException:
