@@ -13,6 +13,8 @@ if [ ! -x "$venv/bin/python" ] || [ pyproject.toml -nt "$venv/.installed" ] || [
     "$python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --target "$own" 'redis>=5.0.8,<6'
     # The rest comes from .venv, behind what was just installed.
     echo "import site; site.addsitedir('$site')" >"$own/rest.pth"
+    # Gateways run as they are, so that both releases meet on one server.
+    ln -s ../../bin/sse-gateway "$venv/bin/sse-gateway"
     touch "$venv/.installed"
 fi
 "$venv/bin/python" -c 'import redis; assert redis.__version__.startswith("5."), redis.__version__; print("redis-py", redis.__version__)'
