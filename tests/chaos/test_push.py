@@ -9,8 +9,8 @@ import pytest
 import uvloop
 
 from sse_gateway.store import push as push_module
-from sse_gateway.store.connection import Endpoint
 from sse_gateway.store.push import Push
+from sse_gateway.store.servers import Endpoint
 from tests.support.servers import RedisProcess
 from tests.support.wait import until
 
