@@ -10,33 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
-from redis.asyncio import Redis, RedisCluster, Sentinel
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
 
 from sse_gateway.core.errors import GatewayError, Unavailable
 from sse_gateway.core.keys import Keys
-from sse_gateway.store.cluster import Address, ClusterNodes, Command, redirected
+from sse_gateway.store.cluster import Address, Command, redirected
 from sse_gateway.store.failures import TROUBLE, Outcome, as_gateway_error, judge
 from sse_gateway.store.library import Library
-from sse_gateway.store.urls import Target, parse_url
+from sse_gateway.store.servers import CALL_SECONDS, CONNECTIONS, Endpoint, Servers
 
 logger = logging.getLogger(__name__)
 
-CALL_SECONDS = 3.0
-"""Limit of one call, repetitions included."""
-CONNECT_SECONDS = 2.0
-CONNECTIONS = 32
-"""Calls in flight at a time; the others wait for their turn within their limit."""
 BATCH = 100
 WAIT_MS = 1000
 _PAUSE_SECONDS = (0.02, 0.4)
@@ -51,19 +40,6 @@ Observe = Callable[[str, float], None]
 
 def _ignore(_command: str, _seconds: float) -> None:
     """Observe nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where and how to open a connection of one's own."""
-
-    host: str = ""
-    port: int = 0
-    path: str = ""
-    """A unix socket instead of host and port."""
-    ssl: ssl.SSLContext | None = None
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
 
 
 class Store:
@@ -89,58 +65,19 @@ class Store:
         self._observe = observe
         self.keys = keys
         self.library = library
-        self.target: Target = parse_url(url)
         self._wait_replicas = wait_replicas
-        self._username = username if username is not None else self.target.username
-        self._password = password if password is not None else self.target.password
-        self._ca_file = ca_file
-        self._ssl = ssl.create_default_context(cafile=ca_file) if self.target.tls else None
+        self._servers = Servers(url, ca_file=ca_file, username=username, password=password)
+        self._nodes = self._servers.nodes
+        self.target = self._servers.target
+        self.client = self._servers.client
+        """A Redis or RedisCluster for plain commands, which raise redis-py's own errors."""
         self._slots = asyncio.Semaphore(CONNECTIONS)
         self._turn = random.randrange(16384)
         """Which primary published last, so that every one is tried in time."""
-        self._sentinel: Any = None
-        self._nodes: ClusterNodes | None = None
-        self.client: Any = self._make_client()
-        """A Redis or RedisCluster for plain commands, which raise redis-py's own errors."""
 
     @property
     def is_cluster(self) -> bool:
         return self.target.kind == "cluster"
-
-    def _options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {
-            "username": self._username,
-            "password": self._password,
-            "protocol": 2,
-            "max_connections": 2 * CONNECTIONS,
-            "socket_timeout": CALL_SECONDS,
-            "socket_connect_timeout": CONNECT_SECONDS,
-            "retry": Retry(NoBackoff(), 0),
-        }
-        if self.target.tls:
-            options |= {"ssl": True, "ssl_ca_certs": self._ca_file}
-        return options
-
-    def _make_client(self) -> Any:
-        target, options = self.target, self._options()
-        if target.kind == "cluster":
-            self._nodes = ClusterNodes(target.hosts, self._make_node_client)
-            return RedisCluster(startup_nodes=[ClusterNode(*host) for host in target.hosts], **options)
-        if target.kind == "sentinel":
-            sentinel: Any = Sentinel
-            self._sentinel = sentinel(
-                target.hosts,
-                sentinel_kwargs=options
-                | {"username": target.sentinel_username, "password": target.sentinel_password},
-            )
-            return self._sentinel.master_for(target.service, db=target.db, **options)
-        if target.kind == "unix":
-            return Redis(unix_socket_path=target.path, db=target.db, **options)
-        host, port = target.hosts[0]
-        return Redis(host=host, port=port, db=target.db, **options)
-
-    def _make_node_client(self, address: Address) -> Redis:
-        return Redis(host=address[0], port=address[1], **self._options())
 
     async def fcall(self, name: str, session_id: str, *args: Any) -> Any:
         """Call `sse_<name>` for a session; replies are bytes, int and lists.
@@ -317,41 +254,15 @@ class Store:
 
     async def primaries(self) -> list[Any]:
         """Return a client for each primary: one, except in a Cluster."""
-        if self._nodes is None:
-            return [self.client]
-        try:
-            return list(await self._nodes.primaries())
-        except TROUBLE as error:
-            raise as_gateway_error(error) from None
+        return await self._servers.primaries()
 
     async def refresh_layout(self) -> int:
         """Look up the Cluster's layout again; return a number that changes when its primaries do."""
-        if self._nodes is None:
-            return 0
-        try:
-            await self._nodes.refresh()
-        except TROUBLE as error:
-            raise as_gateway_error(error) from None
-        return self._nodes.generation
+        return await self._servers.refresh_layout()
 
     async def push_endpoint(self) -> Endpoint:
         """Return where to open the push connection now; raises Unavailable when nobody knows."""
-        target = self.target
-        if target.kind == "unix":
-            return Endpoint(path=target.path, username=self._username, password=self._password)
-        try:
-            async with asyncio.timeout(CALL_SECONDS):
-                if self._sentinel is not None:
-                    host, port = await self._sentinel.discover_master(target.service)
-                elif self._nodes is not None:
-                    # Looked up anew: the node to avoid is the one that just went away.
-                    await self._nodes.refresh()
-                    host, port = random.choice(self._nodes.addresses())
-                else:
-                    host, port = target.hosts[0]
-        except (*TROUBLE, TimeoutError) as error:
-            raise as_gateway_error(error) from None
-        return Endpoint(host=host, port=port, ssl=self._ssl, username=self._username, password=self._password)
+        return await self._servers.push_endpoint()
 
     async def command(self, name: str, key: str, *args: Any) -> Any:
         """Send one plain command about one key; raises Unavailable."""
@@ -384,12 +295,7 @@ class Store:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self.client.aclose()
-        if self._nodes is not None:
-            await self._nodes.aclose()
-        if self._sentinel is not None:
-            for sentinel in self._sentinel.sentinels:
-                await sentinel.aclose()
+        await self._servers.close()
 
 
 def _named(command: Command) -> str:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from sse_gateway.core.errors import GatewayError, Unavailable
-from sse_gateway.store.connection import Endpoint
+from sse_gateway.store.servers import Endpoint
 from sse_gateway.store.subscriber import Receive, Subscriber
 
 logger = logging.getLogger(__name__)

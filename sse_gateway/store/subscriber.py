@@ -18,7 +18,7 @@ from typing import Any, cast
 import hiredis
 
 from sse_gateway.core.errors import Unavailable
-from sse_gateway.store.connection import Endpoint
+from sse_gateway.store.servers import Endpoint
 
 SUBSCRIBE_BATCH = 512
 """Channels in one SUBSCRIBE: large enough to be cheap, small enough not to stall the server."""

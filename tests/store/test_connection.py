@@ -18,6 +18,7 @@ from sse_gateway.store.connection import Store
 from sse_gateway.store.history import History
 from sse_gateway.store.library import Library, Limits
 from sse_gateway.store.permissions import Permissions
+from sse_gateway.store.servers import CONNECTIONS
 from tests.store.scripts import Scripts
 from tests.support.ports import free_port
 from tests.support.proxy import Proxy
@@ -309,7 +310,7 @@ class TestBatches:
     async def test_more_calls_than_connections_take_turns(self, store: Store, server: RedisProcess) -> None:
         ids = await asyncio.gather(*(store.fcall("publish", SESSION, EVENT) for _ in range(300)))
         assert sorted(int(event_id.rpartition(b"-")[2]) for event_id in ids) == list(range(1, 301))
-        assert int(server.client.info("clients")["connected_clients"]) <= connection.CONNECTIONS + 5
+        assert int(server.client.info("clients")["connected_clients"]) <= CONNECTIONS + 5
 
     async def test_beats_of_many_sessions_return_their_totals(self, history: History) -> None:
         counts = [(f"s-{number}", number + 1, number) for number in range(120)]

@@ -236,7 +236,7 @@ def test_every_order_of_events_leaves_one_decision_that_all_agree_on(server: Red
     run_state_machine_as_test(
         PermissionMachine,
         settings=settings(
-            max_examples=scaled(15, 100),
+            max_examples=scaled(10, 100),
             stateful_step_count=scaled(20, 40),
             deadline=None,
             suppress_health_check=list(HealthCheck),
