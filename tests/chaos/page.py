@@ -97,6 +97,13 @@ class Page:
             if event.type == "message" and event.id is None and event.json["type"] == "heartbeat"
         ]
 
+    async def back(self) -> None:
+        """Wait until it has an open stream that is live."""
+        await self.until(
+            lambda: self.streams and self.streams[-1].end is None and self.streams[-1].named("ready"),
+            "a live stream",
+        )
+
     async def reaches(self, id: str, *, seconds: float = 15.0) -> None:
         """Wait until it has come to this position, or in the same epoch further."""
         wanted = Cursor.parse(id)
