@@ -6,6 +6,7 @@ Knows nothing of Redis: which answer wins is decided by the scripts (REDIS.md, "
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from sse_gateway.core.errors import GatewayError
 from sse_gateway.core.events import dumps, loads_strict
 
 MAX_REASON = 2000
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _MEMBERS = {
     "approved": bool,
     "reason": str,
@@ -62,10 +64,34 @@ class Answer:
             raise GatewayError("bad_request", "'approved' is missing: true or false.")
         if len(given.get("reason", "")) > MAX_REASON:
             raise GatewayError("bad_request", f"'reason' may have at most {MAX_REASON} characters.")
-        for name in ("request_id", "option_id", "args_digest", "client_id"):
+        if "request_id" in given:
+            check_request_id(given["request_id"])
+        if "updated_input" in given:
+            _check_range(given["updated_input"])
+        for name in ("option_id", "args_digest", "client_id"):
             if not 0 < len(given.get(name, "-")) <= 256:
                 raise GatewayError("bad_request", f"'{name}' must have 1 to 256 characters.")
         return cls(**given)
+
+
+def check_request_id(text: str) -> str:
+    """Return `text` if it can be a request's id, by the scripts' rule, else raise `bad_request`."""
+    if _REQUEST_ID.fullmatch(text) is None or text in (".", ".."):
+        raise GatewayError(
+            "bad_request",
+            "A 'request_id' is 1 to 128 of the characters A-Z a-z 0-9 . _ : - (and not '.' or '..').",
+        )
+    return text
+
+
+def _check_range(edited: Mapping[str, Any]) -> None:
+    """Refuse numbers such as 1e400, which are JSON and become Infinity, which is not, in every reader."""
+    try:
+        dumps(edited)
+    except ValueError:
+        raise GatewayError(
+            "malformed_json", "'updated_input' has a number that is beyond the range of numbers."
+        ) from None
 
 
 def check_against_request(answer: Answer, request: Mapping[str, Any]) -> str | None:

@@ -18,7 +18,6 @@ from sse_gateway.gateway.records import record_decision
 from sse_gateway.metrics import Metrics
 from sse_gateway.store.permissions import Permissions
 
-
 JUST_SETTLED_MS = 2000
 """An answer without an id repeats what was settled less than this ago; the scripts have the same number."""
 
@@ -55,10 +54,13 @@ class Answers:
             raise GatewayError("request_id_required", "This gateway takes only answers with a 'request_id'.")
         request_id, request, asked_ms = await self._find(session_id, answer)
         option_kind = check_against_request(answer, request) if request is not None else None
+        decision_text = compose_decision(
+            answer, request_id, request or {}, option_kind=option_kind, decided_by=decided_by
+        )
         result = await self._permissions.answer(
             session_id,
             request_id,
-            compose_decision(answer, request_id, request or {}, option_kind=option_kind, decided_by=decided_by),
+            decision_text,
             approved=answer.approved,
             option_id=answer.option_id,
             input_digest=_input_digest(answer.updated_input),

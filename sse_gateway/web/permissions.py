@@ -9,7 +9,7 @@ from aiohttp import web
 from sse_gateway.auth import PUBLISH, READ, RESPOND
 from sse_gateway.core.errors import GatewayError
 from sse_gateway.core.events import iso_ms, loads_strict
-from sse_gateway.core.permissions import Answer
+from sse_gateway.core.permissions import Answer, check_request_id
 from sse_gateway.web.bodies import idempotency_key, json_body
 from sse_gateway.web.identity import require, session_of
 from sse_gateway.web.keys import GATEWAY
@@ -64,7 +64,7 @@ async def decision(request: web.Request) -> web.Response:
     await require(request, session_id, PUBLISH)
     return success(
         await request.app[GATEWAY].waits.decision(
-            session_id, request.match_info["request_id"], seconds=_wait_seconds(request)
+            session_id, _request_id(request), seconds=_wait_seconds(request)
         )
     )
 
@@ -75,12 +75,16 @@ async def claim(request: web.Request) -> web.Response:
     await require(request, session_id, PUBLISH)
     body = loads_strict(await json_body(request), unique_keys=True)
     worker_id = body.get("worker_id") if isinstance(body, dict) else None
-    if not isinstance(worker_id, str) or not 0 < len(worker_id) <= 256:
-        raise GatewayError("bad_request", "'worker_id' must be a string of 1 to 256 characters.")
-    claimed = await request.app[GATEWAY].permissions.claim(
-        session_id, request.match_info["request_id"], worker_id
-    )
+    if not isinstance(worker_id, str) or not 0 < len(worker_id.encode(errors="replace")) <= 256:
+        raise GatewayError("bad_request", "'worker_id' must be a string of 1 to 256 bytes.")
+    if not worker_id.isprintable():
+        raise GatewayError("bad_request", "'worker_id' must have printable characters only.")
+    claimed = await request.app[GATEWAY].permissions.claim(session_id, _request_id(request), worker_id)
     return success({"claimed": claimed})
+
+
+def _request_id(request: web.Request) -> str:
+    return check_request_id(request.match_info["request_id"])
 
 
 def _wait_seconds(request: web.Request) -> float:
