@@ -1,0 +1,118 @@
+"""Say of each goal whether it was reached, from the results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bench.summary import OURS, Summary, cpu_us, p99_ms
+
+Judgement = tuple[str, str, bool | None]
+"""The goal, what was measured, and whether that reaches it (None: this machine cannot tell)."""
+MOST_STREAM_BYTES = 4096
+MOST_STORM_SECONDS = 4.0
+
+
+def judged(summary: Summary) -> Iterator[Judgement]:
+    """Yield every goal that the results have numbers for."""
+    for goal in (_fan_out, _routed, _memory, _storm, _heartbeat, _answers, _processes, _idle):
+        yield from goal(summary)
+
+
+def _judge(goal: str, measured: float | None, limit: float | None, form: str) -> Judgement:
+    """Compare; a rate that was not sustained has no value, and does not reach its goal."""
+    if measured is None:
+        return goal, "not sustained", False
+    if limit is None:
+        return goal, "nothing to compare with", None
+    return goal, form.format(measured, limit), measured <= limit
+
+
+def _fan_out(summary: Summary) -> Iterator[Judgement]:
+    ours, floor = (summary.median("fan-out", name, cpu_us) for name in (OURS, "C floor"))
+    if ours is None:
+        return
+    ratio = ours / floor if floor else None
+    yield _judge("1. fan-out: at most 1.25 × the C floor's CPU an event", ratio, 1.25, "{0:.2f} ×")
+    for peer in ("nchan, memory", "nchan, Redis"):
+        theirs = summary.median("fan-out", peer, cpu_us)
+        yield _judge(f"1. fan-out: less than {peer}", ours, theirs, "{0:.1f} against {1:.1f} µs")
+
+
+def _routed(summary: Summary) -> Iterator[Judgement]:
+    if not summary.runs("routed", OURS):
+        return
+    late = summary.at_rate(OURS, 25_000, p99_ms)
+    yield _judge("2. routed, durable, 25,000/s: p99 below 10 ms", late, 10, "{0:.2f} ms")
+    for peer in summary.servers("routed"):
+        if peer.startswith("nchan, Redis"):
+            yield from _against(summary, peer)
+    plain = summary.highest_rate("sse_gateway, plain PUBLISH") or 0
+    yield "2. plain PUBLISH: 40,000 events/s", f"{plain:,.0f}/s sustained", plain >= 40_000
+
+
+def _against(summary: Summary, peer: str) -> Iterator[Judgement]:
+    top = summary.highest_rate(peer)
+    cost = summary.at_rate(peer, top, cpu_us) if top else None
+    yield _judge(
+        f"2. routed: CPU an event at 20,000/s at most a quarter of {peer}'s at its highest rate, {top or 0:,.0f}/s",
+        summary.at_rate(OURS, 20_000, cpu_us),
+        cost / 4 if cost else None,
+        "{0:.1f} µs; a quarter is {1:.1f} µs",
+    )
+    late = summary.at_rate(peer, 3000, p99_ms)
+    yield _judge(
+        f"2. routed: p99 at 3,000/s at most half of {peer}'s",
+        summary.at_rate(OURS, 3000, p99_ms),
+        late / 2 if late else None,
+        "{0:.2f} ms; half is {1:.2f} ms",
+    )
+
+
+def _memory(summary: Summary) -> Iterator[Judgement]:
+    slope = summary.median("memory", OURS, lambda run: run["bytes_per_stream"])
+    if slope is not None:
+        yield _judge("3. idle memory: at most 4 kB a stream", slope, MOST_STREAM_BYTES, "{0:,.0f} bytes")
+
+
+def _storm(summary: Summary) -> Iterator[Judgement]:
+    for name, state in ((OURS, ""), ("sse_gateway, just started", " to a gateway just started")):
+        count = summary.median("storm", name, lambda run: run["live"])
+        seconds = summary.median("storm", name, lambda run: run["seconds"])
+        if count == 10_000:
+            goal = f"4. 10,000 streams return in at most 4 s{state}"
+            yield _judge(goal, seconds, MOST_STORM_SECONDS, "{0:.2f} s")
+
+
+def _heartbeat(summary: Summary) -> Iterator[Judgement]:
+    late = summary.median("heartbeat", OURS, p99_ms)
+    if late is not None:
+        goal = "5. p99 of events during the heartbeats of 19,000 streams below 20 ms"
+        yield _judge(goal, late, 20, "{0:.2f} ms")
+
+
+def _answers(summary: Summary) -> Iterator[Judgement]:
+    kept = [run["on_time"] for run in summary.runs("answers 2000", OURS)]
+    if kept:
+        yield "6. 2,000 permission answers/s", f"{sum(kept)} of {len(kept)} runs", sum(kept) * 2 > len(kept)
+    late = summary.median("answers 500", OURS, lambda run: run["to_agent"]["p99_us"] / 1000)
+    if late is not None:
+        yield _judge("6. POST → agent at 500/s: p99 below 20 ms", late, 20, "{0:.2f} ms")
+
+
+def _processes(summary: Summary) -> Iterator[Judgement]:
+    one, two = (summary.median(f"processes {count}", OURS, cpu_us) for count in (1, 2))
+    if one and two:
+        yield (
+            "7. two processes: at least 1.7 × the routed throughput of one where cores allow it",
+            f"{2 * one / two:.2f} × by the CPU an event costs; these cores do not allow to show it",
+            None,
+        )
+
+
+def _idle(summary: Summary) -> Iterator[Judgement]:
+    for run in summary.runs("idle", OURS):
+        yield (
+            "8. as many idle streams as descriptors allow, none dropped",
+            f"{run['live']:,} of {run['streams']:,} after {run['seconds']:.0f} s",
+            run["live"] == run["streams"],
+        )

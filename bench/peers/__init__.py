@@ -1,0 +1,1 @@
+"""The Python peers, as their documentation has them."""
