@@ -172,6 +172,8 @@ async def _begin(request: web.Request) -> EventSourceResponse:
         if request.transport is not None:
             raise
         raise ConnectionResetError from None
+    # Its ping would never fire, but its task would stay for ever where the client leaves before the end.
+    response.stop_streaming()
     request.app[CONNECTIONS].streams(request.protocol)
     limit_kernel_buffer(request.get_extra_info("socket"))
     await response.write(encode_retry(notices.first_retry_ms()))
