@@ -117,7 +117,7 @@ async def inside(server: RedisProcess, **settings: Any) -> AsyncIterator[tuple[i
     port = free_port()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     try:
-        await until(lambda: not gateway.not_ready(), "the gateway to be ready")
+        await until(lambda: gateway.not_ready() == {}, "the gateway to be ready")
         yield port, gateway
     finally:
         await runner.cleanup()

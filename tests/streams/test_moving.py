@@ -57,7 +57,7 @@ async def test_a_stream_that_moves_at_each_reconnect_loses_nothing(
 
 
 def check_reasons(reasons: list[str], expected: str, *, least: int) -> None:
-    """Check why streams ended; a gateway short of time may also have said that Redis cannot be reached yet."""
+    """Check why streams ended; one short of time may also have said `unavailable`."""
     assert reasons.count(expected) >= least, reasons
     assert set(reasons) <= {expected, "unavailable"}, reasons
 
