@@ -54,7 +54,7 @@ def _against(summary: Summary, peer: str) -> Iterator[Judgement]:
     top = summary.highest_rate(peer)
     cost = summary.at_rate(peer, top, cpu_us) if top else None
     yield _judge(
-        f"2. routed: CPU an event at 20,000/s at most a quarter of {peer}'s at its highest rate, {top or 0:,.0f}/s",
+        f"2. routed: CPU an event at 20,000/s at most a quarter of {peer}'s at its top, {top or 0:,.0f}/s",
         summary.at_rate(OURS, 20_000, cpu_us),
         cost / 4 if cost else None,
         "{0:.1f} µs; a quarter is {1:.1f} µs",

@@ -21,7 +21,8 @@ def text(results: Results) -> str:
         "Written by `make bench FULL=1`; nothing here is edited by hand.\n"
         if results["full"]
         else "Written by `make bench`, a quick pass.\n",
-        f"{results['when']}, commit {results['commit']}. {machine['cpu']}, {machine['cores']} cores{virtual}, "
+        f"{results['when']}, commit {results['commit']}. "
+        f"{machine['cpu']}, {machine['cores']} cores{virtual}, "
         f"{machine['memory_gib']} GiB, Linux {machine['kernel']}, Python {machine['python']}. {versions}. "
         f"Load before the run: {results['load_before']:.2f}. The measured server has one core to itself; "
         "Redis, publisher, clients and the harness share the other. Medians; in brackets how many runs "
