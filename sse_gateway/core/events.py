@@ -20,6 +20,8 @@ EVENT_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 RESERVED_TYPES = frozenset({"permission_cleared", "heartbeat"})
 """Types that only the gateway and its scripts make."""
 MAX_DEPTH = 64
+MOST_DIGITS = 4000
+"""Python converts no integer of more than 4,300, since the time for it grows with their square."""
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _ESCAPING_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
@@ -85,6 +87,18 @@ def loads_strict(data: bytes, *, unique_keys: bool = False) -> Any:
     return value
 
 
+def loads_kept(data: bytes) -> Any:
+    """Parse JSON out of Redis that is not ours to refuse any more; raises ValueError only if it is none.
+
+    What is not UTF-8 becomes replacement characters, and an integer of more digits than Python converts an
+    infinite number: such an event exists, and must not take the others along.
+    """
+    try:
+        return _LENIENT_DECODER.decode(data.decode("utf-8", "replace"))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
@@ -98,6 +112,9 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 # Made once: json.loads would make a decoder for each call that wants anything but its defaults.
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_LENIENT_DECODER = json.JSONDecoder(
+    parse_int=lambda digits: int(digits) if len(digits) < MOST_DIGITS else float(digits)
+)
 _UNIQUE_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique_members)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sse_gateway.core.errors import GatewayError
+from sse_gateway.core.events import loads_kept
 from sse_gateway.core.permissions import Answer, check_against_request, compose_decision
 from sse_gateway.gateway.records import record_decision
 from sse_gateway.metrics import Metrics
@@ -68,7 +69,7 @@ class Answers:
             min_display_ms=self._min_display_ms,
             idempotency_key=idempotency_key,
         )
-        decision = json.loads(result.decision) if result.decision is not None else None
+        decision = loads_kept(result.decision) if result.decision is not None else None
         if decision is None or result.verdict not in ("won", "replayed"):
             raise _refusal(result.verdict, decision, result.pending)
         if result.verdict == "won":
@@ -85,11 +86,11 @@ class Answers:
         """
         if answer.request_id is not None:
             found = await self._permissions.request(session_id, answer.request_id)
-            return answer.request_id, json.loads(found.request), found.asked_ms
+            return answer.request_id, loads_kept(found.request), found.asked_ms
         seen = await self._permissions.pending(session_id)
         if len(seen.pending) == 1 and seen.now_ms - seen.last_settled_ms >= JUST_SETTLED_MS:
             only = seen.pending[0]
-            return only.request_id, json.loads(only.request), only.asked_ms
+            return only.request_id, loads_kept(only.request), only.asked_ms
         return "", None, 0
 
 

@@ -7,7 +7,6 @@ a dialog closes even if the agent is gone. Redis's clock decides; ours only says
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 import time
@@ -16,7 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from sse_gateway.core.errors import GatewayError
-from sse_gateway.core.events import iso_ms
+from sse_gateway.core.events import iso_ms, loads_kept
 from sse_gateway.gateway.records import record_decision
 from sse_gateway.gateway.tasks import Tasks
 from sse_gateway.metrics import Metrics
@@ -25,6 +24,10 @@ from sse_gateway.store.permissions import Permissions
 logger = logging.getLogger(__name__)
 
 WARNING_SECONDS = 30.0
+MOST_WATCHED = 200
+"""Requests of one session; the scripts allow half as many, so further ones are somebody's invention."""
+LONGEST_SECONDS = 24 * 3600
+"""The scripts allow an hour less."""
 _SETTLE_AFTER_SECONDS = (0.02, 0.1)
 _RETRY_SECONDS = 0.5
 
@@ -50,17 +53,21 @@ class Deadlines:
 
     def note(self, session_id: str, payload: bytes) -> None:
         """Take in an event that is about a permission, as it stands on the wire."""
-        event = json.loads(payload)
-        data = event.get("data")
+        try:
+            event = loads_kept(payload)
+        except ValueError:
+            # Published by somebody who pretends to be the script; the history will tell.
+            return
+        data = event.get("data") if isinstance(event, dict) else None
         if not isinstance(data, dict):
             return
         request_id = data.get("request_id")
-        if event["type"] == "permission_request":
+        if event.get("type") == "permission_request":
             self._metrics.permission_requests.inc()
             left = _seconds_until(data.get("expires_at"))
             if left is not None:
                 self.watch(session_id, str(request_id), left)
-        elif event["type"] == "permission_cleared":
+        elif event.get("type") == "permission_cleared":
             self._cancel(session_id, str(request_id))
             if data.get("source") != "human":
                 # An answer is recorded by the gateway that took it; this by whoever has a stream.
@@ -69,7 +76,7 @@ class Deadlines:
     def watch(self, session_id: str, request_id: str, seconds_left: float) -> None:
         """Set the timers of an open request; idempotent."""
         requests = self._timers.setdefault(session_id, {})
-        if request_id in requests:
+        if request_id in requests or len(requests) >= MOST_WATCHED or seconds_left > LONGEST_SECONDS:
             return
         loop = asyncio.get_running_loop()
         settle_in = max(0.0, seconds_left) + random.uniform(*_SETTLE_AFTER_SECONDS)
@@ -112,5 +119,5 @@ class Deadlines:
 def _seconds_until(expires_at: object) -> float | None:
     try:
         return datetime.fromisoformat(str(expires_at)).timestamp() - time.time()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -13,6 +13,8 @@ from sse_gateway.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
+OUTCOMES = ("approved", "denied", "expired", "cancelled")
+SOURCES = ("human", "timeout", "cancel")
 _AUDITED = ("request_id", "outcome", "decided_by", "source", "reason", "option_id", "decided_at")
 
 
@@ -57,7 +59,11 @@ def record_closed(stream: Stream, metrics: Metrics) -> None:
 
 def record_decision(session_id: str, decision: Mapping[str, Any], metrics: Metrics) -> None:
     """Write the audit line of a settled request: who decided what, never the parameters."""
-    metrics.permission_decisions.labels(decision["outcome"], decision["source"]).inc()
+    outcome, source = decision.get("outcome"), decision.get("source")
+    if outcome not in OUTCOMES or source not in SOURCES:
+        # Nobody but a forger says so, and labels are made of what is said here.
+        return
+    metrics.permission_decisions.labels(outcome, source).inc()
     logger.info(
         "permission_decided",
         extra={"fields": {"session": session_id, **{name: decision.get(name) for name in _AUDITED}}},

@@ -7,13 +7,13 @@ after a restart, Redis sees a few pipelines instead of a thousand round trips.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sse_gateway.core.cursor import Cursor
 from sse_gateway.core.errors import GatewayError
+from sse_gateway.core.events import loads_kept
 from sse_gateway.store.connection import BATCH, Store
 from sse_gateway.store.failures import as_gateway_error
 
@@ -162,7 +162,7 @@ class History:
             "publish", session_id, event, idempotency_key or "", owner or ""
         )
         if reply.startswith(b"{"):
-            standing: dict[str, Any] = json.loads(reply)
+            standing: dict[str, Any] = loads_kept(reply)
             return standing
         return reply.decode()
 

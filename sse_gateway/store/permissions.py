@@ -5,10 +5,10 @@ Expected races are values: `Answered.verdict` says who won. Refusals are Gateway
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
+from sse_gateway.core.events import loads_kept
 from sse_gateway.store.connection import Store
 
 
@@ -173,5 +173,5 @@ class Permissions:
 
 
 def _standing(reply: bytes) -> dict[str, Any]:
-    standing: dict[str, Any] = json.loads(reply)
+    standing: dict[str, Any] = loads_kept(reply)
     return standing

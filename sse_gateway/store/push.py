@@ -179,8 +179,12 @@ class Push:
         if channel == self._probe_key:
             if self._probe is not None and self._probe[0] == payload and not self._probe[1].done():
                 self._probe[1].set_result(None)
-        else:
+            return
+        try:
             self._on_message(channel, payload)
+        except Exception:
+            # Raised into the protocol it would end the connection, and with it the events of all sessions.
+            logger.exception("a message could not be taken")
 
     async def _supervise(self) -> None:
         while True:

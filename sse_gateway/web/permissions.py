@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from aiohttp import web
 
 from sse_gateway.auth import PUBLISH, READ, RESPOND
@@ -13,7 +11,7 @@ from sse_gateway.core.permissions import Answer, check_request_id
 from sse_gateway.web.bodies import idempotency_key, json_body
 from sse_gateway.web.identity import require, session_of
 from sse_gateway.web.keys import GATEWAY
-from sse_gateway.web.replies import success
+from sse_gateway.web.replies import Written, success
 
 MAX_WAIT_SECONDS = 60.0
 
@@ -48,9 +46,9 @@ async def overview(request: web.Request) -> web.Response:
     return success(
         {
             "session_id": session_id,
-            "pending": [json.loads(item.request) for item in found.pending],
+            "pending": [Written(item.request) for item in found.pending],
             "recent": [
-                {"request_id": item.request_id, "state": item.state, "decision": json.loads(item.decision)}
+                {"request_id": item.request_id, "state": item.state, "decision": Written(item.decision)}
                 for item in found.recent
             ],
             "server_time": iso_ms(found.now_ms),

@@ -36,8 +36,23 @@ _BY_STATUS = {
     413: ("payload_too_large", "The body is larger than this server takes."),
     417: ("expectation_failed", "This server knows no expectation but '100-continue'."),
 }
+_RETRY_AFTER = {429: 5.0, 503: 2.0}
+"""Seconds, where nobody knows better."""
 _CLOSING = frozenset({408, 413})
 """After these the rest of the body is still to come, and nobody wants it."""
+
+
+class Written(str):
+    """JSON as somebody else wrote it, to be told in the very same characters.
+
+    Read and written again, numbers change: what a human approves is what the agent has sent.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: bytes) -> Written:
+        """Take JSON out of Redis; what is not UTF-8 becomes replacement characters."""
+        return super().__new__(cls, text.decode("utf-8", "replace"))
 
 
 def success(data: Any, *, status: int = 200, message: str | None = None) -> web.Response:
@@ -52,8 +67,9 @@ def failure(error: GatewayError) -> web.Response:
     """Return `{"success": false, "code", "message", …}` with the code's status."""
     body = {"success": False, "code": error.code, "message": error.message, **(error.data or {})}
     response = _json(body, error.status)
-    if error.retry_after is not None:
-        response.headers["Retry-After"] = str(math.ceil(error.retry_after))
+    retry_after = error.retry_after or _RETRY_AFTER.get(error.status)
+    if retry_after is not None:
+        response.headers["Retry-After"] = str(math.ceil(retry_after))
     if isinstance(error, AuthError):
         response.headers["WWW-Authenticate"] = "Bearer"
     if error.status in _CLOSING:
@@ -62,14 +78,24 @@ def failure(error: GatewayError) -> web.Response:
 
 
 def _json(body: Mapping[str, Any], status: int) -> web.Response:
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     return web.Response(
-        body=text.encode(errors="backslashreplace"),
+        body=_text(body).encode(errors="backslashreplace"),
         status=status,
         content_type="application/json",
         charset="utf-8",
         headers=_PRIVATE,
     )
+
+
+def _text(value: Any) -> str:
+    """Return a value as compact JSON."""
+    if isinstance(value, Written):
+        return str(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{json.dumps(name)}:{_text(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_text, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 @web.middleware

@@ -49,6 +49,26 @@ local function has_bare_point(text)
   return find(bare, "%d%.[^%d]") ~= nil or find(bare, "-.", 1, true) ~= nil
 end
 
+-- A number of thousands of digits is valid, and many readers' end: Python refuses to convert it, and with it
+-- the event. Few texts hold even forty digits in a row, so that is looked for first.
+local LONGEST_NUMBER = 1000
+local FORTY_DIGITS -- made at the first use, see prelude.lua
+local function has_endless_number(text)
+  FORTY_DIGITS = FORTY_DIGITS or string.rep("%d", 40)
+  if #text <= LONGEST_NUMBER or not string.find(text, FORTY_DIGITS) then
+    return false
+  end
+  if string.find(text, "\\", 1, true) then
+    text = string.gsub(text, "\\.", "")
+  end
+  for digits in string.gmatch((string.gsub(text, '"[^"]*"', " ")), "%d+") do
+    if #digits > LONGEST_NUMBER then
+      return true
+    end
+  end
+  return false
+end
+
 -- Return the decoded object; refuse what a browser would not parse, and what is not an object. An event may
 -- have 64 levels, so what will become the data of one has `levels` 63.
 function json.object(text, what, levels)
@@ -58,6 +78,9 @@ function json.object(text, what, levels)
   end
   if has_bare_point(text) then
     refuse("INVALID_JSON", what .. " is not valid JSON: a number has a decimal point without a digit beside it")
+  end
+  if has_endless_number(text) then
+    refuse("INVALID_JSON", what .. " has a number of more than " .. LONGEST_NUMBER .. " digits")
   end
   if string.byte(text, 1) ~= OPEN_BRACE then
     refuse("NOT_AN_OBJECT", what .. " must be a JSON object")
