@@ -75,7 +75,7 @@ $(BENCH_STAMP): bench/requirements.lock $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r bench/requirements.lock
 	@touch $(BENCH_STAMP)
 
-chaos: install ## run the fault tests over and over; see tests/test_chaos*.py
+chaos: install ## run the fault tests at their stated numbers; see docs/guarantees.md
 	@SSE_TEST_LONG=1 $(PYTEST) -m chaos --timeout 900 $(ARGS)
 
 clean: ## remove .venv and every cache

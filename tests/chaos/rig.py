@@ -18,13 +18,19 @@ HEARTBEAT_SECONDS = 0.5
 
 
 class Rig:
-    """One server, `wires[i]` between it and `gateways[i]`. `mend()` puts everything back into order."""
+    """One server, `wires[i]` between it and `gateways[i]`. `mend()` puts everything back into order.
+
+    The gateways differ in how they hold their streams.
+    """
 
     def __init__(self, server: RedisProcess, **settings: Any) -> None:
         self.server = server
         self.wires = [Proxy(server.port), Proxy(server.port)]
         settings = {"heartbeat_seconds": HEARTBEAT_SECONDS, "log_level": "info", **settings}
-        self.gateways = [GatewayProcess(wire.url, **settings) for wire in self.wires]
+        self.gateways = [
+            GatewayProcess(wire.url, stream_transport=transport, **settings)
+            for wire, transport in zip(self.wires, ("aiohttp", "handover"), strict=True)
+        ]
 
     async def start(self) -> Self:
         """Start all of it."""
