@@ -39,7 +39,8 @@ end
 -- comes first, or a double click would answer the next request.
 local function resolve(s, seen, min_display_ms)
   local last = redis.call("ZREVRANGE", s.settled, 0, 0, "WITHSCORES")
-  if last[1] and s.now - tonumber(last[2]) < JUST_SETTLED_MS then
+  -- The score has a fraction of a millisecond that is there for the order alone.
+  if last[1] and s.now - math.floor(tonumber(last[2])) < JUST_SETTLED_MS then
     return last[1]
   end
   local open = open_requests(s)
@@ -92,6 +93,9 @@ function functions.answer(keys, args)
   if first then
     local word, of = string.match(first, "^(%S+) (%S+)$")
     local request = requests.find(s, of)
+    if request then
+      settle.touch(s, request)
+    end
     return verdict(s, word == "won" and "replayed" or word, request and request.decision)
   end
   if implicit then
@@ -114,6 +118,7 @@ function functions.answer(keys, args)
     word = "won"
   else
     word = compare(request, answer, implicit)
+    settle.touch(s, request)
   end
   idempotency.keep(s, "answer", content, word .. " " .. request_id)
   return verdict(s, word, request.decision)

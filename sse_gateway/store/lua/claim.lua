@@ -19,7 +19,11 @@ function functions.claim(keys, args)
     refuse("UNKNOWN_REQUEST", "the session has no request " .. request_id)
   end
   if request.state == "consumed" then
-    return request.worker == worker and 1 or 0
+    if request.worker ~= worker then
+      return 0
+    end
+    settle.touch(s, request)
+    return 1
   end
   if request.state ~= "approved" and request.state ~= "denied" then
     return 0

@@ -49,6 +49,12 @@ function settle.close(s, request, outcome, decision, answer)
   return decided
 end
 
+-- Write what is there already. A caller that repeats itself may follow with WAIT, which is about the writes of
+-- its own connection: without one it is told at once that replicas have what they do not have.
+function settle.touch(s, request)
+  redis.call("HSET", s.permissions, "state:" .. request.id, request.state)
+end
+
 -- A decision that no human made. The digest is the asker's own, or null as in a human's decision.
 function settle.without_human(s, request, outcome, reason, source)
   local digest = string.sub(request.digest, 1, 5) ~= "sha1:" and '"' .. request.digest .. '"' or "null"
