@@ -57,6 +57,7 @@ STATUS: Mapping[str, int] = {
     "headers_too_large": 431,
     # ours
     "internal_error": 500,
+    "not_permitted": 500,
     "keys_unavailable": 503,
     "overloaded": 503,
     "redis_unavailable": 503,

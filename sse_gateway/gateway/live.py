@@ -202,7 +202,7 @@ class Live:
                 logger.warning(
                     "dropped an event published without the script: %s",
                     error.message,
-                    extra={"fields": {"session_id": feed.session_id, "code": error.code}},
+                    extra={"fields": {"session": feed.session_id, "code": error.code}},
                 )
             return
         self._metrics.plain_received += 1

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
 SUBSCRIBE_SECONDS = 5.0
+BLINK_SECONDS = 1.5
+"""A connection that is down for longer is an outage: nobody is kept waiting for it."""
 LINGER_SECONDS = 10.0
 """How long a channel stays subscribed after its last stream left."""
 PROBE_SECONDS = 10.0
@@ -97,6 +99,8 @@ class Push:
         self._probe: tuple[bytes, asyncio.Future[None]] | None = None
         self._pause = _PAUSE_SECONDS[0]
         self._task: asyncio.Task[None] | None = None
+        self._down_since = 0.0
+        """When the connection was last lost or first tried, on the loop's clock."""
         self.connected = False
         """All channels are subscribed on a connection that is up."""
         self.proven = False
@@ -106,6 +110,7 @@ class Push:
 
     def start(self) -> None:
         """Begin connecting; `connected` tells when it has come about."""
+        self._down_since = asyncio.get_running_loop().time()
         self._task = asyncio.create_task(self._supervise(), name="push")
 
     async def stop(self) -> None:
@@ -133,6 +138,8 @@ class Push:
         Each return must be paired with one `release`; nothing is held when this raises.
         """
         entry = self._channels.get(channel)
+        if entry is None or not entry.confirmed:
+            self._refuse_when_long_down()
         if entry is None:
             entry = self._channels[channel] = _Channel()
             self._want(channel)
@@ -159,6 +166,11 @@ class Push:
         entry.refs -= 1
         if entry.refs == 0:
             self._idle[channel] = asyncio.get_running_loop().time()
+
+    def _refuse_when_long_down(self) -> None:
+        """Raise Unavailable at once in an outage; a connection that blinks is waited for."""
+        if not self.connected and asyncio.get_running_loop().time() - self._down_since > BLINK_SECONDS:
+            raise Unavailable
 
     def _want(self, channel: bytes) -> None:
         if not self._wanted:
@@ -242,6 +254,8 @@ class Push:
     def _drop(self, subscriber: Subscriber) -> None:
         subscriber.abort()
         self._subscriber = None
+        if self.connected:
+            self._down_since = asyncio.get_running_loop().time()
         self.connected = self.proven = False
         for entry in self._channels.values():
             entry.confirmed = False

@@ -224,5 +224,5 @@ async def test_a_plain_event_is_checked_like_a_durable_one(desk: Desk, session_i
         await stream.message("token")
         assert shape(stream) == ["ready+", "note+", "token"]
         assert await counted(desk, "malformed") == malformed + 3
-        lines = [line for line in desk.a.logs("dropped an event") if line.get("session_id") == session_id]
+        lines = [line for line in desk.a.logs("dropped an event") if line.get("session") == session_id]
         assert len(lines) == 1
