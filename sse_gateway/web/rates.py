@@ -39,7 +39,8 @@ class Rate:
             return 0.0
         now = self._clock()
         empty_at = max(self._empty_at.pop(key, now), now) + self._cost
-        wait = empty_at - now - max(BURST_SECONDS, self._cost)
+        # Rounded to the microsecond: sums of fractions are never quite what they should be.
+        wait = round(empty_at - now - max(BURST_SECONDS, self._cost), 6)
         self._empty_at[key] = empty_at if wait <= 0 else empty_at - self._cost
         self._forget(now)
         return max(0.0, wait)
