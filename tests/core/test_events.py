@@ -121,7 +121,8 @@ def test_a_cursor_reads_and_writes_itself(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text", ["", "1", "0123456789", "0123456789-", "0123456789-x", "ABCDEF0123-1", "012345678-1",
-             "0123456789-1234567890123456", " 0123456789-1", "0123456789-1\n", "0123456789--1", "０123456789-1"]
+             "0123456789-1234567890123456", " 0123456789-1", "0123456789-1\n", "0123456789--1",
+             "０123456789-1"]
 )  # fmt: skip
 def test_anything_else_is_no_cursor(text: str) -> None:
     """Malformed is a value, not an exception: it ends in a reset."""
@@ -135,7 +136,8 @@ def test_session_ids(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ".", "..", "a b", "a/b", "a{b", "a}b{c", "a*", "a?", "a[", "é", "x" * 129, "a\n", "a\0", "a%20b"]
+    "text",
+    ["", ".", "..", "a b", "a/b", "a{b", "a}b{c", "a*", "a?", "a[", "é", "x" * 129, "a\n", "a\0", "a%20b"],
 )
 def test_no_session_ids(text: str) -> None:
     """Everything else is refused before it is part of any name."""

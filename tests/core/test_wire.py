@@ -102,14 +102,17 @@ def test_a_chunk_is_the_body_behind_its_length() -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=20,
 )  # fmt: skip
 
 
-@given(st.lists(st.dictionaries(st.text(), json_values, max_size=5), min_size=1, max_size=4), st.integers(1, 50))
+@given(
+    st.lists(st.dictionaries(st.text(), json_values, max_size=5), min_size=1, max_size=4), st.integers(1, 50)
+)
 def test_any_json_event_comes_back_equal(events: list[dict[str, object]], step: int) -> None:
     """Whatever JSON is framed, two parsers nobody here shares code with read it back equal."""
     body = b"".join(encode_event(dumps(event)) for event in events)

@@ -114,7 +114,7 @@ class Proxy:
         self._held.update(_ways(way))
 
     def withhold(self, word: bytes) -> None:
-        """Hold what servers send from the moment a client sends `word`, which is passed on; `release()` ends it."""
+        """Hold what servers send from when a client sends `word`, which is passed on; `release()` ends it."""
         self._trap = word
 
     @property

@@ -1,4 +1,4 @@
-"""Send any bytes to a port and see what comes back, and whether the connection stands: no HTTP client between."""
+"""Send any bytes to a port; see what comes back and whether the connection stands, with no client between."""
 
 from __future__ import annotations
 
