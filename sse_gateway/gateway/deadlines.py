@@ -1,7 +1,8 @@
 """The open permission requests of sessions with streams here, and what is due for each.
 
 A viewer is warned before a deadline, and at the deadline the request is settled by a script, so that
-a dialog closes even if the agent is gone. Redis's clock decides; ours only says when to ask.
+a dialog closes even if the agent is gone. Redis's clock decides, and Redis is asked whether there is
+anything to warn of or to settle; ours only says when to ask.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from sse_gateway.core.errors import GatewayError
-from sse_gateway.core.events import iso_ms, loads_kept
+from sse_gateway.core.events import loads_kept
 from sse_gateway.gateway.records import record_decision
 from sse_gateway.gateway.tasks import Tasks
 from sse_gateway.metrics import Metrics
@@ -24,12 +26,23 @@ from sse_gateway.store.permissions import Permissions
 logger = logging.getLogger(__name__)
 
 WARNING_SECONDS = 30.0
+SHORTEST_WARNING_SECONDS = 1.0
+"""With less than this left there is nothing to warn of any more."""
 MOST_WATCHED = 200
 """Requests of one session; the scripts allow half as many, so further ones are somebody's invention."""
 LONGEST_SECONDS = 24 * 3600
 """The scripts allow an hour less."""
 _SETTLE_AFTER_SECONDS = (0.02, 0.1)
 _RETRY_SECONDS = 0.5
+
+
+@dataclass(slots=True)
+class _Watched:
+    """One open request."""
+
+    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+    warned_of: str | None = None
+    """The deadline that the session's streams were warned of, once they were."""
 
 
 class Deadlines:
@@ -41,13 +54,15 @@ class Deadlines:
         self._permissions = permissions
         self._metrics = metrics
         self._warn = warn
-        self._timers: dict[str, dict[str, list[asyncio.TimerHandle]]] = {}
-        """Session → request → its timers."""
+        self._watched: dict[str, dict[str, _Watched]] = {}
+        """Session → request → what is kept of it."""
+        self._ahead_seconds = 0.0
+        """By how much Redis's clock is ahead of ours."""
         self._tasks = Tasks()
 
     async def stop(self) -> None:
         """Forget everything."""
-        for session_id in list(self._timers):
+        for session_id in list(self._watched):
             self.forget(session_id)
         await self._tasks.stop()
 
@@ -64,47 +79,71 @@ class Deadlines:
         request_id = data.get("request_id")
         if event.get("type") == "permission_request":
             self._metrics.permission_requests.inc()
-            left = _seconds_until(data.get("expires_at"))
-            if left is not None:
-                self.watch(session_id, str(request_id), left)
+            expires_ms = _milliseconds(data.get("expires_at"))
+            if expires_ms is not None:
+                self.watch(session_id, str(request_id), expires_ms)
         elif event.get("type") == "permission_cleared":
             self._cancel(session_id, str(request_id))
             if data.get("source") != "human":
                 # An answer is recorded by the gateway that took it; this by whoever has a stream.
                 record_decision(session_id, data, self._metrics)
 
-    def watch(self, session_id: str, request_id: str, seconds_left: float) -> None:
+    def learn_clock(self, redis_ms: int) -> None:
+        """Take in what time it is, or was a moment ago, on Redis's clock."""
+        self._ahead_seconds = redis_ms / 1000 - time.time()
+
+    def watch(self, session_id: str, request_id: str, expires_ms: int) -> None:
         """Set the timers of an open request; idempotent."""
-        requests = self._timers.setdefault(session_id, {})
+        requests = self._watched.get(session_id, {})
+        seconds_left = expires_ms / 1000 - time.time() - self._ahead_seconds
         if request_id in requests or len(requests) >= MOST_WATCHED or seconds_left > LONGEST_SECONDS:
             return
+        watched = self._watched.setdefault(session_id, {})[request_id] = _Watched()
         loop = asyncio.get_running_loop()
         settle_in = max(0.0, seconds_left) + random.uniform(*_SETTLE_AFTER_SECONDS)
-        timers = [loop.call_later(settle_in, self._begin_settling, session_id, request_id)]
-        if seconds_left > 1:
-            expires_at = iso_ms(int((time.time() + seconds_left) * 1000))
+        watched.timers.append(loop.call_later(settle_in, self._begin_settling, session_id, request_id))
+        if seconds_left > SHORTEST_WARNING_SECONDS:
             warn_in = max(0.0, seconds_left - WARNING_SECONDS)
-            timers.append(loop.call_later(warn_in, self._warn, session_id, request_id, expires_at))
-        requests[request_id] = timers
+            watched.timers.append(loop.call_later(warn_in, self._begin_warning, session_id, request_id))
+
+    def warnings(self, session_id: str) -> list[tuple[str, str]]:
+        """Return request and deadline of each warning that a stream has missed that comes now."""
+        requests = self._watched.get(session_id, {})
+        return [(name, watched.warned_of) for name, watched in requests.items() if watched.warned_of]
 
     def forget(self, session_id: str) -> None:
         """Drop a session that has no streams here any more."""
-        for request_id in list(self._timers.get(session_id, ())):
+        for request_id in list(self._watched.get(session_id, ())):
             self._cancel(session_id, request_id)
 
     def _cancel(self, session_id: str, request_id: str) -> None:
-        requests = self._timers.get(session_id, {})
-        for timer in requests.pop(request_id, ()):
+        requests = self._watched.get(session_id, {})
+        watched = requests.pop(request_id, None)
+        for timer in watched.timers if watched is not None else ():
             timer.cancel()
         if not requests:
-            self._timers.pop(session_id, None)
+            self._watched.pop(session_id, None)
+
+    def _begin_warning(self, session_id: str, request_id: str) -> None:
+        self._tasks.spawn(self._give_warning(session_id, request_id), name="warn")
+
+    async def _give_warning(self, session_id: str, request_id: str) -> None:
+        """Warn of a request if it is still open: Redis may have lost it, or settled it unheard by us."""
+        try:
+            standing = await self._permissions.decision(session_id, request_id)
+        except GatewayError:
+            return
+        watched = self._watched.get(session_id, {}).get(request_id)
+        if watched is not None and standing["status"] == "pending":
+            watched.warned_of = standing["expires_at"]
+            self._warn(session_id, request_id, standing["expires_at"])
 
     def _begin_settling(self, session_id: str, request_id: str) -> None:
         self._tasks.spawn(self._settle(session_id, request_id), name="settle")
 
     async def _settle(self, session_id: str, request_id: str) -> None:
         """Have the script settle a due request; its `permission_cleared` arrives like any event."""
-        while request_id in self._timers.get(session_id, {}):
+        while request_id in self._watched.get(session_id, {}):
             try:
                 answer: Any = await self._permissions.decision(session_id, request_id)
                 if answer["status"] != "pending":
@@ -116,8 +155,9 @@ class Deadlines:
         self._cancel(session_id, request_id)
 
 
-def _seconds_until(expires_at: object) -> float | None:
+def _milliseconds(expires_at: object) -> int | None:
+    """Return unix milliseconds of an ISO-8601 time, or None where it is none."""
     try:
-        return datetime.fromisoformat(str(expires_at)).timestamp() - time.time()
+        return round(datetime.fromisoformat(str(expires_at)).timestamp() * 1000)
     except (ValueError, OverflowError):
         return None

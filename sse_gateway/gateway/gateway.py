@@ -128,6 +128,7 @@ class Gateway:
             metrics=metrics,
             gateway_id=self.gateway_id,
             heartbeat_seconds=settings.heartbeat_seconds,
+            on_live=self._repeat_warnings,
         )
         self.waits = Waits(self.permissions, push=self.push, keys=self.keys)
         self.compat: Compat | None = None
@@ -213,10 +214,9 @@ class Gateway:
         self.limits.opened(stream)
         self.hub.add(stream)
         self.presence.opened(stream)
+        self.deadlines.learn_clock(reading.now_ms)
         for pending in reading.pending:
-            self.deadlines.watch(
-                stream.session_id, pending.request_id, (pending.expires_ms - reading.now_ms) / 1000
-            )
+            self.deadlines.watch(stream.session_id, pending.request_id, pending.expires_ms)
         record_opened(
             stream,
             position=Cursor(reading.epoch, reading.top),
@@ -257,6 +257,11 @@ class Gateway:
         feed = self.live.feed_of(session_id)
         if feed is not None:
             feed.broadcast((notices.permission_expiring(request_id, expires_at),))
+
+    def _repeat_warnings(self, stream: Stream) -> None:
+        """Warn a stream that came after the others had been warned."""
+        for request_id, expires_at in self.deadlines.warnings(stream.session_id):
+            stream.write(notices.permission_expiring(request_id, expires_at))
 
     def _check_ended(self, session_id: str) -> None:
         self._tasks.spawn(self._close_ended(session_id), name="session ended")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ _RETRY_SECONDS = (0.3, 0.8)
 
 
 class Handover:
-    """Bring streams to live, and paused ones back."""
+    """Bring streams to live, and paused ones back; `on_live` is called with each new one that is live."""
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class Handover:
         metrics: Metrics,
         gateway_id: str,
         heartbeat_seconds: float,
+        on_live: Callable[[Stream], None] = lambda _stream: None,
     ) -> None:
         self._live = live
         self._push = push
@@ -52,6 +53,7 @@ class Handover:
         self._metrics = metrics
         self._gateway_id = gateway_id
         self._heartbeat_seconds = heartbeat_seconds
+        self._on_live = on_live
         self._reads: dict[tuple[Feed, str | None, str], asyncio.Task[Reading]] = {}
         """Reads under way, shared by the streams of a session that wait for the same."""
         self._tasks = Tasks()
@@ -163,6 +165,8 @@ class Handover:
             stream.write(
                 self.ready(stream.session_id, join.feed.position, replayed=replayed, complete=not reset)
             )
+        if not silent:
+            self._on_live(stream)
 
     async def _step(
         self, join: Join, stream: Stream, position: Cursor, *, more: bool

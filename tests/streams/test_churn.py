@@ -158,6 +158,6 @@ async def test_no_task_and_no_object_outlives_its_stream(
         assert not any(gateway.hub._due.values())
         assert gateway.live.sessions == 0
         assert not gateway.handover._reads
-        assert not gateway.deadlines._timers
+        assert not gateway.deadlines._watched
         assert not gateway.presence._streams
     await until(lambda: tasks() <= outside, "the gateway's own tasks to end")
