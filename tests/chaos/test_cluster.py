@@ -72,6 +72,12 @@ async def test_a_slot_that_moves_under_load_takes_its_sessions_along(
                     between_keys=lambda: time.sleep(0.03),
                     before_end=lambda: time.sleep(0.05),
                 )
+                # Each move begins an epoch, and only the one before is remembered.
+                epoch = (await agent.top(moving)).epoch
+                for page in (one, two):
+                    await page.until(
+                        lambda page=page, epoch=epoch: page.position.startswith(epoch), "the move"
+                    )
         last = await agent.publish(moving)
         for page in (one, two):
             await page.reaches(last)

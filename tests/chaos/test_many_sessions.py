@@ -62,6 +62,8 @@ async def test_catching_up_thousands_does_not_hold_up_the_rest(
         took = time.monotonic() - began_at
         await gateway.answers("/readyz")
         meter.cancel()
+        caught_up = (await gateway.metrics()).get('sse_gateway_catchups_total{reason="reconnect"}', 0)
+        assert caught_up >= count, "it did not wait for the positions to be compared"
         for name, stream in streams.items():
             assert stream.end is None
             resets = [reset["reason"] for reset in stream.named("stream_reset")]

@@ -163,13 +163,16 @@ async def test_silent_losses_are_found_at_the_pace_of_a_gateway_as_it_is_run(
     async with Page(session_id, rig.gateways[:1]) as page:
         await page.reaches(await agent.publish(session_id))
         await page.reaches(await lose_one(rig.wires[0], agent, session_id), seconds=15)
-        rig.wires[0].swallow(later=False)
-        await page.reaches(await agent.publish(session_id), seconds=15)
+
+        async def failures() -> float:
+            return (await rig.gateways[0].metrics())["sse_gateway_push_probe_failures_total"]
 
         async def replaced() -> bool:
-            return (await rig.gateways[0].metrics())["sse_gateway_push_probe_failures_total"] == failures + 1
+            return await failures() == before + 1
 
-        failures = (await rig.gateways[0].metrics())["sse_gateway_push_probe_failures_total"]
+        before = await failures()
+        rig.wires[0].swallow(later=False)
+        await page.reaches(await agent.publish(session_id), seconds=15)
         await until(replaced, "the probe to fail", seconds=20)
         await rig.ready()
         await page.reaches(await agent.publish(session_id), seconds=1)

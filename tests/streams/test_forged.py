@@ -79,7 +79,7 @@ async def live(desk: Desk, session_id: str) -> SSEStream:
 @pytest.mark.parametrize(
     "id",
     [
-        "{epoch}-6",
+        "{epoch}-7",
         "{epoch}-4000",
         "{epoch}-999999999999999",
         "{epoch}-4",
@@ -87,7 +87,7 @@ async def live(desk: Desk, session_id: str) -> SSEStream:
         "{epoch}-0",
         "ffffffffff-5",
         "ffffffffff-4",
-        "{epoch}-05",
+        "{epoch}-07",
         "{epoch}-5x",
         "{epoch}-",
         "{epoch}",

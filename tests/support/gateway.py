@@ -160,9 +160,14 @@ class GatewayProcess:
         status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
         return int(next(line for line in status.splitlines() if line.startswith("VmRSS:")).split()[1]) * 1024
 
-    def descriptors(self) -> int:
-        """Return how many files and sockets it has open (Linux)."""
-        return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
+    def descriptors(self, *, without_port: int | None = None) -> int:
+        """Return how many files and sockets it has open (Linux), leaving out connections to one port."""
+        left_out = {
+            f"socket:[{line.split()[9]}]"
+            for line in Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]
+            if int(line.split()[2].rpartition(":")[2], 16) == without_port
+        }
+        return sum(str(entry.readlink()) not in left_out for entry in Path(f"/proc/{self.pid}/fd").iterdir())
 
     def cpu_seconds(self) -> float:
         """Return the CPU time it has used (Linux)."""
