@@ -25,6 +25,7 @@ MOST_DIGITS = 4000
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _ESCAPING_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _CONTROL_TO_SPACE = bytes.maketrans(bytes(range(32)), b" " * 32)
 
 
@@ -67,9 +68,10 @@ def dumps(value: Any) -> bytes:
 def loads_strict(data: bytes, *, unique_keys: bool = False) -> Any:
     """Parse JSON as RFC 8259 has it, else raise `malformed_json` saying where.
 
-    Refused besides syntax errors: NaN and Infinity, other encodings than UTF-8, more than 64 levels,
-    numbers beyond what Python converts, and with `unique_keys` an object that names a member twice
-    (two readers could each take another one).
+    Refused besides syntax errors: NaN and Infinity, other encodings than UTF-8, lone surrogates (not every
+    reader can read them, and the scripts refuse them), more than 64 levels, numbers beyond what Python
+    converts, and with `unique_keys` an object that names a member twice (two readers could each take
+    another one).
     """
     try:
         text = data.decode()
@@ -84,7 +86,17 @@ def loads_strict(data: bytes, *, unique_keys: bool = False) -> Any:
         raise _malformed(str(error).partition(";")[0]) from None
     if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
         raise _malformed(f"nested deeper than {MAX_DEPTH} levels")
+    if _SURROGATE.search(data) and _has_lone_surrogate(value):
+        raise _malformed("half of a surrogate pair")
     return value
+
+
+def _has_lone_surrogate(value: Any) -> bool:
+    try:
+        _ENCODER.encode(value).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def loads_kept(data: bytes) -> Any:

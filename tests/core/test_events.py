@@ -50,6 +50,8 @@ def test_pretty_printed_json_becomes_one_line() -> None:
         (b'{"type":"x","data":' + b"[" * 65 + b"]" * 65 + b"}", "malformed_json"),
         (b"[" * 100_000, "malformed_json"),
         (b'{"type":"x","n":' + b"9" * 5000 + b"}", "malformed_json"),
+        (b'{"type":"x","data":"\\ud83d"}', "malformed_json"),
+        (b'{"type":"x","\\uDE00":1}', "malformed_json"),
         (b"[]", "invalid_event"),
         (b'"text"', "invalid_event"),
         (b"{}", "invalid_event"),
@@ -70,6 +72,11 @@ def test_what_must_not_reach_a_browser_is_refused(data: bytes, code: str) -> Non
         check_plain(data, "s1", max_bytes=MAX)
     assert refused.value.code == code
     assert refused.value.message
+
+
+def test_a_surrogate_pair_is_a_character() -> None:
+    """Only half of one is refused: ASCII-only encoders write every emoji as a pair."""
+    assert loads_strict(b'"\\ud83d\\ude00"') == "\U0001f600"
 
 
 def test_sixty_four_levels_are_allowed() -> None:
