@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml requirements.lock
 run: install ## start the demo: an embedded server, the gateway, a scripted agent, the console
 	@$(BIN)/sse-gateway demo $(ARGS)
 
-test: install ## run the tests, each at a reduced count (under five minutes)
+test: install ## run the tests, each at a reduced count
 	@$(PYTEST) -n $(WORKERS) --maxprocesses 4 $(ARGS)
 
 test-long: install ## run the tests that have a stated count, at that count (under 20 minutes)

@@ -15,6 +15,7 @@ from sse_gateway.store.connection import Store
 from sse_gateway.store.history import History
 from sse_gateway.store.library import Library
 from sse_gateway.store.permissions import Permissions
+from tests.support.modes import missing
 from tests.support.servers import KINDS, RedisProcess, binary
 from tests.support.topologies import Cluster
 from tests.support.wait import until
@@ -28,7 +29,7 @@ Stores = Callable[..., Store]
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A Cluster for all tests of this module, which leave it as they found it but for the data."""
     if binary(request.param) is None:
-        pytest.skip(f"{request.param} is not installed")
+        missing(request.param)
     with Cluster(request.param) as cluster:
         yield cluster
 
