@@ -69,7 +69,8 @@ async def test_requests_wait_through_a_slot_that_moves(
     decision = await asyncio.wait_for(waiting, 10)
     assert await session.claim(decision)
     numbers = [event["data"]["n"] for event in people.events(session_id) if event["type"] == "note"]
-    assert numbers == list(range(len(numbers)))
+    # On a fast machine more is published than the history keeps.
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     assert len(numbers) > 10
 
 
