@@ -2,7 +2,7 @@
 
 There is no queue object and no task for a stream: the transport's own write buffer is the outbox and
 its size is the bound. A frame is encoded once and the same bytes are written to every stream from a
-plain function (for what that is worth, see docs/performance.md).
+plain function.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What carries a stream: the ordinary aiohttp response, or its socket handed over to a small protocol.
 
 An idle stream that stays an aiohttp request costs several times the memory of one whose socket was
-handed over (docs/performance.md). The hand-over uses public calls only: the descriptor is duplicated, the
+handed over (docs/design.md). The hand-over uses public calls only: the descriptor is duplicated, the
 original transport aborted (which closes its own descriptor and nothing else), and the duplicate
 connected to a protocol of ours. Where it is not possible the stream stays an aiohttp response.
 """
