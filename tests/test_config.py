@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from sse_gateway.config import Settings, SettingsError, derive_max_streams, load
 from sse_gateway.config.forms import mask_url, redis_database_in, size, size_text
 from sse_gateway.config.table import effective, markdown, rows
+from tests.support.certificates import Authority
 
 SECRET = "correct-horse-battery-staple-0123456789"
 URL = "redis://127.0.0.1:6379/0"
@@ -204,7 +205,6 @@ class TestSecrets:
         ({"jwt_secret_previous": SECRET}, "JWT_SECRET_PREVIOUS, JWT_SECRET"),
         ({"jwt_secret": SECRET, "jwt_secret_previous": SECRET}, "JWT_SECRET_PREVIOUS, JWT_SECRET"),
         ({"redis_url": "redis://:a@h", "redis_password": "b"}, "REDIS_PASSWORD, REDIS_URL"),
-        ({"redis_url": "redis://h", "redis_ca_file": __file__}, "REDIS_CA_FILE, REDIS_URL"),
         (
             {"redis_url": "redis+cluster://h", "simple_notifier_compat": "true"},
             "SIMPLE_NOTIFIER_COMPAT, REDIS_URL",
@@ -214,6 +214,15 @@ class TestSecrets:
 )
 def test_settings_that_do_not_go_together(given: dict[str, str], names: str) -> None:
     assert list(faults(**given)) == [names]
+
+
+def test_a_ca_file_holds_certificates_and_goes_with_tls(tmp_path: Path) -> None:
+    """Both faults show at start: later, the one looks like an outage and the other is no protection."""
+    ca_file = str(Authority(tmp_path).ca_file)
+    assert Settings(redis_url="rediss://h", redis_ca_file=ca_file).redis_ca_file == Path(ca_file)
+    assert list(faults(redis_url="redis://h", redis_ca_file=ca_file)) == ["REDIS_CA_FILE, REDIS_URL"]
+    assert list(faults(redis_url="rediss://h", redis_ca_file=__file__)) == ["REDIS_CA_FILE"]
+    assert list(faults(redis_url="rediss://h", redis_ca_file="/nowhere/ca.pem")) == ["REDIS_CA_FILE"]
 
 
 @pytest.mark.parametrize(

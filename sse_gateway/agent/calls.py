@@ -8,6 +8,7 @@ server that is loading) is tried again, with jittered pauses, until the limit.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
@@ -185,10 +186,9 @@ class Calls:
 
     async def _load(self) -> None:
         async def once() -> None:
-            try:
-                await self.library.load(self.client)
-            except NoPermissionError:
-                self.library.by_eval = True
+            # Where that is not permitted a gateway brings it, and the call is repeated until then.
+            with contextlib.suppress(NoPermissionError):
+                await self.library.provide(self.client)
 
         await self._limited(ATTEMPT_SECONDS, once())
 

@@ -44,6 +44,7 @@ class AgentClient:
         recheck_seconds: float = RECHECK_SECONDS,
         wait_replicas: int = 0,
         limits: Limits | None = None,
+        password: str | None = None,
         ca_file: str | None = None,
     ) -> None:
         """Prepare a client; nothing is connected before the first call.
@@ -55,7 +56,9 @@ class AgentClient:
         recheck_seconds: how often a waiting request is looked at even though nothing was heard of it.
         wait_replicas: how many replicas must have a claim before it counts.
         limits: the settings of the scripts, should this client be the first to load them.
-        ca_file: for a URL with TLS.
+        password: takes the place of the URL's, so that none need stand there (`rediss://agent:@redis/0`).
+        ca_file: the certificates that the server's own is checked against, for a URL with TLS; the
+            system's without it.
         """
         self.namespace = namespace
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -63,7 +66,11 @@ class AgentClient:
         self.keys: Keys = self.library.keys
         self.max_event_bytes = self.library.limits.max_event_bytes
         self._owns_client = isinstance(redis, str)
-        self._redis = make_client(redis, ca_file=ca_file) if isinstance(redis, str) else check_client(redis)
+        self._redis = (
+            make_client(redis, password=password, ca_file=ca_file)
+            if isinstance(redis, str)
+            else check_client(redis)
+        )
         if wait_replicas and isinstance(self._redis, RedisCluster):
             raise ValueError(
                 "wait_replicas does not work in a Cluster: WAIT must follow on the call's connection"

@@ -23,19 +23,20 @@ MOST_CALLS = 8
 _PUSH_OPTIONS = ("maint_", "maintenance_", "oss_cluster_", "orig_", "connection_pool_class")
 
 
-def make_client(url: str, *, ca_file: str | None = None) -> Any:
+def make_client(url: str, *, password: str | None = None, ca_file: str | None = None) -> Any:
     """Return an asyncio client for any URL a gateway takes; raises ValueError, never with a password."""
     target = parse_url(url)
     options: dict[str, Any] = {
         "username": target.username,
-        "password": target.password,
+        "password": target.password if password is None else password,
         "protocol": 2,
         "socket_timeout": SOCKET_SECONDS,
         "socket_connect_timeout": CONNECT_SECONDS,
         "socket_keepalive": True,
     }
     if target.tls:
-        options |= {"ssl": True, "ssl_ca_certs": ca_file}
+        # The name too: before release 6 redis-py takes any certificate of the CA for any host.
+        options |= {"ssl": True, "ssl_ca_certs": ca_file, "ssl_check_hostname": True}
     if target.kind == "cluster":
         return RedisCluster(startup_nodes=[ClusterNode(*host) for host in target.hosts], **options)
     # Calls are repeated by `Calls`, which knows which may be.

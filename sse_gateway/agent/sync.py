@@ -41,6 +41,7 @@ class SyncAgentClient:
         recheck_seconds: float = RECHECK_SECONDS,
         wait_replicas: int = 0,
         limits: Limits | None = None,
+        password: str | None = None,
         ca_file: str | None = None,
     ) -> None:
         """Prepare a client; the arguments are those of `AgentClient`.
@@ -55,6 +56,7 @@ class SyncAgentClient:
             "recheck_seconds": recheck_seconds,
             "wait_replicas": wait_replicas,
             "limits": limits,
+            "password": password,
             "ca_file": ca_file,
         }
         self._begin()

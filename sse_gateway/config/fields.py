@@ -6,6 +6,7 @@ need.
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -103,6 +104,14 @@ def _readable(path: Path) -> Path:
         raise ValueError(str(error)) from None
 
 
+def _certificates(path: Path) -> Path:
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:
+        raise ValueError(str(error)) from None
+    return path
+
+
 def _long_enough(secret: SecretStr) -> SecretStr:
     if len(secret.get_secret_value().encode()) < forms.MIN_SECRET_BYTES:
         raise ValueError("too short")
@@ -121,6 +130,7 @@ Size = Annotated[int, BeforeValidator(forms.size)]
 Words = Annotated[tuple[str, ...], BeforeValidator(forms.words)]
 SecretFile = Annotated[Path, AfterValidator(_secret_path)]
 ReadableFile = Annotated[Path, AfterValidator(_readable)]
+CertificateFile = Annotated[Path, AfterValidator(_certificates)]
 Key = Annotated[SecretStr, AfterValidator(_long_enough)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 ClaimName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]

@@ -22,6 +22,7 @@ from sse_gateway.config.fields import (
     LONGEST_DEADLINE_SECONDS,
     MANY,
     SECRETS,
+    CertificateFile,
     ClaimName,
     Key,
     PerSecond,
@@ -98,10 +99,10 @@ class Settings(BaseModel):
         None, "Password for Redis, when the URL holds none", expected="a text"
     )
     redis_password_file: SecretFile | None = REDIS.secret_file("REDIS_PASSWORD")
-    redis_ca_file: ReadableFile | None = REDIS.value(
+    redis_ca_file: CertificateFile | None = REDIS.value(
         None,
         "Certificates that Redis's own is checked against (`rediss://`); the system's without it",
-        expected="a readable PEM file",
+        expected="a readable PEM file with certificates",
         unit="path",
     )
     redis_wait_replicas: Whole = REDIS.whole(

@@ -281,7 +281,7 @@ class Gateway:
         if self.draining:
             faults["draining"] = "shutting down"
         if not self.push.connected:
-            faults["push"] = "the push connection is down"
+            faults["push"] = self.push.fault or "the push connection is down"
         elif not self.push.proven:
             faults["push"] = "the push connection has not been proven to deliver"
         if not self.functions.loaded:

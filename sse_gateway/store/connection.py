@@ -15,8 +15,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from redis.exceptions import NoPermissionError
-
 from sse_gateway.core.errors import GatewayError, Unavailable
 from sse_gateway.core.keys import Keys
 from sse_gateway.store.cluster import Address, Command, redirected
@@ -231,24 +229,20 @@ class Store:
         client = self.client
         if self._nodes is not None:
             client = self._nodes.client_at(await self._nodes.address_of(key))
-        try:
-            await self.library.load(client)
-        except NoPermissionError:
-            logger.warning("Redis does not permit loading functions; sending scripts instead")
-            self.library.by_eval = True
+        await self.library.provide(client)
 
     async def ensure_library(self, *, force: bool = False) -> None:
-        """Load the library on every primary that lacks it; raises Unavailable or `library_conflict`."""
+        """Load the library on every primary that lacks it.
+
+        Raises Unavailable, `library_conflict`, or `not_permitted` where neither functions nor scripts are.
+        """
         try:
             async with asyncio.timeout(2 * CALL_SECONDS):
                 for client in await self.primaries():
-                    try:
-                        await self.library.load(client, force=force)
-                    except NoPermissionError:
-                        if force:
-                            raise
-                        logger.warning("Redis does not permit loading functions; sending scripts instead")
-                        self.library.by_eval = True
+                    if force:
+                        await self.library.load(client, force=True)
+                    else:
+                        await self.library.provide(client)
         except (*TROUBLE, TimeoutError) as error:
             raise as_gateway_error(error) from None
 

@@ -42,8 +42,18 @@ CODES = {
 _REFUSAL = re.compile(r"SSE_([A-Z_]+) (.*)", re.DOTALL)
 _NOT_EXECUTED = ("TRYAGAIN", "LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "BUSY ", "NOREPLICAS")
 """Answers by which a server says that it did nothing, and that this may pass."""
+UNTRUSTED = (
+    "Redis's certificate is not trusted; name the CA that signed it (REDIS_CA_FILE, in the SDK ca_file), and "
+    "Redis by a host name that stands in the certificate."
+)
+_UNTRUSTED_MARK = "CERTIFICATE_VERIFY_FAILED"
+"""How OpenSSL names it, in whatever words redis-py or asyncio passes that on."""
 _CLOSED = "the handler is closed"
 """In what uvloop raises for a write to a connection that was reset meanwhile (redis-py 8 passes it on)."""
+
+
+class Refused(Unavailable):
+    """Tell that Redis, or its certificate, is as it should not be: somebody must act."""
 
 
 class Outcome(Enum):
@@ -73,7 +83,7 @@ def judge(error: Exception) -> Outcome:
         return Outcome.NO_SCRIPT
     if isinstance(error, ResponseError):
         return Outcome.NO_FUNCTION if "Function not found" in text else Outcome.REFUSED
-    if isinstance(error, (AuthenticationError, AuthorizationError)):
+    if isinstance(error, (AuthenticationError, AuthorizationError)) or is_untrusted(error):
         return Outcome.REFUSED
     if isinstance(error, ConnectionError) and "previous master is now a slave" in text:
         return Outcome.NOT_EXECUTED
@@ -90,13 +100,22 @@ def as_gateway_error(error: Exception) -> GatewayError:
     refusal = _REFUSAL.match(str(error)) if isinstance(error, ResponseError) else None
     if refusal is not None:
         return GatewayError(CODES.get(refusal[1], refusal[1].lower()), refusal[2])
+    if isinstance(error, ResponseError) and judge(error) is Outcome.NO_FUNCTION:
+        return Unavailable(
+            "Redis has not been given the functions yet, and this user may not load them; a gateway does."
+        )
     if isinstance(error, NoPermissionError):
         return GatewayError(
             "not_permitted", "Redis does not permit this to the user it was asked as; see config/redis.acl."
         )
     if isinstance(error, (AuthenticationError, AuthorizationError)):
-        return Unavailable("Redis refused the user name or password.")
-    return Unavailable()
+        return Refused("Redis refused the user name or password.")
+    return Refused(UNTRUSTED) if is_untrusted(error) else Unavailable()
+
+
+def is_untrusted(error: Exception) -> bool:
+    """Tell whether a handshake failed because of the server's certificate."""
+    return _UNTRUSTED_MARK in str(error)
 
 
 TROUBLE = (RedisError, OSError, TimeoutError, ConnectionError, RuntimeError)

@@ -116,7 +116,8 @@ class Library:
     async def call(self, client: Any, function: str, session_id: str, *args: Any) -> Any:
         """Call `sse_<function>`, loading the library where it is missing; raises redis-py's errors.
 
-        A user whose ACL does not permit loading gets the same code by EVAL.
+        A user whose ACL does not permit loading gets the same code by EVAL; where that is not permitted
+        either, the library is still missing, and the call may be repeated: a gateway will bring it.
         """
         try:
             return await client.execute_command(*self.command(function, session_id, *args))
@@ -126,10 +127,10 @@ class Library:
             if "Function not found" not in str(error):
                 raise
             try:
-                await self.load(client)
+                await self.provide(client)
             except NoPermissionError:
-                self.by_eval = True
-            else:
+                raise error from None
+            if not self.by_eval:
                 return await client.execute_command(*self.command(function, session_id, *args))
         text = self.eval_text(function)
         return await client.execute_command("EVAL", text, 1, self.keys.session_key(session_id), *args)
@@ -140,6 +141,21 @@ class Library:
             digest = hashlib.sha1(self.eval_text(name).encode(), usedforsecurity=False).hexdigest()
             self._eval_digests[name] = digest
         return digest
+
+    async def provide(self, client: Any) -> None:
+        """Load the library, or send its text as scripts from now on where the user may not load functions.
+
+        Raises NoPermissionError when the user may do neither.
+        """
+        try:
+            await self.load(client)
+        except NoPermissionError:
+            await client.execute_command("EVAL", "return 1", 0)
+            if not self.by_eval:
+                logger.warning("Redis does not permit loading functions; sending scripts instead")
+            self.by_eval = True
+        else:
+            self.by_eval = False
 
     async def load(self, client: Any, *, force: bool = False) -> Loaded:
         """Put the library on the server of `client` (an asyncio Redis) unless it has one that will do.

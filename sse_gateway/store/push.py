@@ -17,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from sse_gateway.core.errors import GatewayError, Unavailable
+from sse_gateway.store.failures import Refused
 from sse_gateway.store.servers import Endpoint
 from sse_gateway.store.subscriber import Receive, Subscriber
 
@@ -110,6 +111,8 @@ class Push:
 
     def start(self) -> None:
         """Begin connecting; `connected` tells when it has come about."""
+        self.fault = ""
+        """Why there is no connection, where that is known and somebody must act."""
         self._down_since = asyncio.get_running_loop().time()
         self._task = asyncio.create_task(self._supervise(), name="push")
 
@@ -211,6 +214,7 @@ class Push:
                     str(error) or type(error).__name__,
                     exc_info=None if expected else error,
                 )
+                self.fault = error.message if isinstance(error, Refused) else ""
             await asyncio.sleep(self._pause * random.random())
             self._pause = min(2 * self._pause, _PAUSE_SECONDS[1])
 
@@ -222,6 +226,7 @@ class Push:
             self._on_restored()
             await self._watch(subscriber)
         finally:
+        self.fault = ""
             self._drop(subscriber)
             self.reconnects += 1
         logger.warning("push connection lost, reconnecting")
@@ -250,6 +255,8 @@ class Push:
             self._drop(subscriber)
             raise
         return subscriber
+                if subscriber.refusal is not None:
+                    raise subscriber.refusal
 
     def _drop(self, subscriber: Subscriber) -> None:
         subscriber.abort()

@@ -73,7 +73,8 @@ class Servers:
             "retry": Retry(NoBackoff(), 0),
         }
         if self.target.tls:
-            options |= {"ssl": True, "ssl_ca_certs": self._ca_file}
+            # The name too: before release 6 redis-py takes any certificate of the CA for any host.
+            options |= {"ssl": True, "ssl_ca_certs": self._ca_file, "ssl_check_hostname": True}
         return options
 
     def _make_client(self) -> Any:

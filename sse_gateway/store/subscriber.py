@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
+import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -17,8 +19,10 @@ from typing import Any, cast
 
 import hiredis
 
-from sse_gateway.core.errors import Unavailable
+from sse_gateway.store.failures import UNTRUSTED, Refused
 from sse_gateway.store.servers import Endpoint
+
+logger = logging.getLogger(__name__)
 
 SUBSCRIBE_BATCH = 512
 """Channels in one SUBSCRIBE: large enough to be cheap, small enough not to stall the server."""
@@ -44,6 +48,8 @@ class Subscriber(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.last_data_at = 0.0
         """When anything last arrived, in unix seconds."""
+        self.refusal: Refused | None = None
+        """What Redis has refused since it let us in."""
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the connection has ended, for whatever reason."""
 
@@ -62,10 +68,16 @@ class Subscriber(asyncio.Protocol):
         def make() -> Subscriber:
             return cls(on_message=on_message, on_subscribed=on_subscribed)
 
-        if endpoint.path:
-            _, subscriber = await loop.create_unix_connection(make, endpoint.path)
-        else:
-            _, subscriber = await loop.create_connection(make, endpoint.host, endpoint.port, ssl=endpoint.ssl)
+        try:
+            if endpoint.path:
+                _, subscriber = await loop.create_unix_connection(make, endpoint.path)
+            else:
+                _, subscriber = await loop.create_connection(
+                    make, endpoint.host, endpoint.port, ssl=endpoint.ssl
+                )
+        except ssl.SSLCertVerificationError as error:
+            logger.warning("%s", error)
+            raise Refused(UNTRUSTED) from None
         try:
             if endpoint.password:
                 await subscriber._call("AUTH", endpoint.username or "default", endpoint.password)
@@ -100,7 +112,14 @@ class Subscriber(asyncio.Protocol):
         self._send(*command)
         result = await reply
         if isinstance(result, hiredis.ReplyError):
-            raise Unavailable(f"Redis refused {command[0]} on the push connection: {result}")
+            raise self._refused(command[0], result)
+
+    def _refused(self, command: str, reply: hiredis.ReplyError) -> Refused:
+        """Return what to say of a refusal; Redis's own words may name its user, and go to the log alone."""
+        logger.warning("Redis refused %s on the push connection: %s", command, reply)
+        if command == "AUTH":
+            return Refused("Redis refused the user name or password of the push connection.")
+        return Refused(f"Redis refused {command} on the push connection; see config/redis.acl.")
 
     def _send(self, *command: bytes | str) -> None:
         assert self._transport is not None
@@ -148,6 +167,8 @@ class Subscriber(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         for future in self._replies:
+            if isinstance(reply, hiredis.ReplyError):
+                self.refusal = self._refused("SUBSCRIBE", reply)
             if not future.done():
                 future.set_exception(exc or ConnectionResetError("the push connection was closed"))
         self._replies.clear()

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-import ipaddress
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from redis.asyncio import Redis
 
 from sse_gateway.agent import AgentClient, Session, Unavailable
 from tests.agent.people import People
 from tests.agent.test_permissions import asked
-from tests.support.modes import missing
-from tests.support.ports import free_port
-from tests.support.servers import RedisProcess, binary
+from tests.support.certificates import Authority, TlsServer
+from tests.support.servers import RedisProcess
 
 
 async def ask_and_answer(session: Session, people: People) -> None:
@@ -45,24 +38,28 @@ async def test_a_unix_socket(agents: Callable[..., AgentClient], session_id: str
 async def test_tls_with_a_ca_of_ones_own(
     agents: Callable[..., AgentClient], session_id: str, tmp_path: Path
 ) -> None:
-    if binary("redis") is None:
-        missing("redis-server")
-    make_certificate(tmp_path)
-    port = free_port()
-    options = {
-        "tls-port": str(port),
-        "tls-cert-file": str(tmp_path / "cert.pem"),
-        "tls-key-file": str(tmp_path / "key.pem"),
-        "tls-ca-cert-file": str(tmp_path / "cert.pem"),
-        "tls-auth-clients": "no",
-        "requirepass": "",
-    }
-    with RedisProcess("redis", options=options) as server:
-        url = f"rediss://127.0.0.1:{port}/0"
-        client = agents(url, ca_file=str(tmp_path / "cert.pem"))
+    """With the CA's file and a password beside the URL an agent asks and is answered."""
+    ours = Authority(tmp_path)
+    with TlsServer(ours) as server:
+        server.client.execute_command("ACL", "SETUSER", "agent", "on", ">p@ss:word", "~*", "&*", "+@all")
+        client = agents(server.tls_url("agent"), password="p@ss:word", ca_file=str(ours.ca_file))
         await ask_and_answer(client.session(session_id), People(server))
-        with pytest.raises(Unavailable):
-            await agents(url, call_seconds=1).session(session_id).tool_status("executing")
+
+
+@pytest.mark.parametrize("fault", ["another CA", "the system's CAs", "another name"])
+async def test_tls_that_proves_nothing_is_refused_at_once_and_says_what_to_do(
+    agents: Callable[..., AgentClient], session_id: str, tmp_path: Path, fault: str
+) -> None:
+    """Attack: somebody in the middle has a certificate, but not of our CA, or not for that name."""
+    ours, theirs = Authority(tmp_path), Authority(tmp_path, "theirs")
+    host = "redis.example.org" if fault == "another name" else "127.0.0.1"
+    ca_file = {"another CA": theirs.ca_file, "the system's CAs": None}.get(fault, ours.ca_file)
+    with TlsServer(ours, host) as server:
+        client = agents(server.tls_url(), ca_file=None if ca_file is None else str(ca_file))
+        began_at = time.monotonic()
+        with pytest.raises(Unavailable, match="is not trusted; name the CA"):
+            await client.session(session_id).tool_status("executing")
+        assert time.monotonic() - began_at < 5
 
 
 @pytest.mark.parametrize("options", [{"decode_responses": True}, {"protocol": 3}, {"socket_timeout": 0.5}])
@@ -78,26 +75,3 @@ async def test_a_client_of_the_applications_own_may_be_set_up_in_any_way(
         await ask_and_answer(client.session(session_id), people)
         await client.close()
         assert await redis.ping()
-
-
-def make_certificate(folder: Path) -> None:
-    """Write a self-signed certificate for 127.0.0.1 and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(minutes=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
