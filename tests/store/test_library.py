@@ -56,7 +56,10 @@ class TestLoading:
         await Library().load(client)
         newer = Other(library_module.VERSION + 1)
         replaced = await newer.load(client)
-        assert (replaced.action, replaced.found) == ("replaced", (1, Library().fingerprint))
+        assert (replaced.action, replaced.found) == (
+            "replaced",
+            (library_module.VERSION, Library().fingerprint),
+        )
         for force in (False, True):
             kept = await Library().load(client, force=force)
             assert (kept.action, kept.version) == ("kept", newer.version)

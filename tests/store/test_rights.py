@@ -99,13 +99,19 @@ def test_without_the_channel_nothing_is_kept_and_the_refusal_names_it(
 
 
 @pytest.mark.parametrize(
-    "keys", ["~permission_responses:*", "~sse:*", "~sse:{s-2}* ~permission_responses:{s-2}"]
+    ("keys", "call"),
+    [
+        ("~permission_responses:*", "publish"),
+        ("~sse:{s-2}* ~permission_responses:{s-2}", "publish"),
+        ("~sse:{s-2}* ~permission_responses:{s-2}", "ask"),
+        ("~sse:*", "ask"),
+    ],
 )
 def test_without_the_sessions_keys_nothing_is_done(
-    scripts: Scripts, user: Callable[..., Any], keys: str
+    scripts: Scripts, user: Callable[..., Any], keys: str, call: str
 ) -> None:
     with pytest.raises(Refused) as refused:
-        scripts.call("publish", SESSION, '{"type":"x"}', client=user(keys, CHANNELS, "+@all"))
+        scripts.call(*CALLS[call], client=user(keys, CHANNELS, "+@all"))
     assert refused.value.code in ("SSE_NOT_PERMITTED", "NOPERM")
     assert scripts.everything(SESSION) == {}
 

@@ -1,10 +1,11 @@
 -- Redis's clock is the only one: deadlines must not depend on which machine asks.
 
--- Returns milliseconds since 1970, and the exact time as text that no other call ever gets on this server.
+-- Returns milliseconds since 1970, and the exact time as {seconds, microseconds}, which no other call ever gets
+-- on this server.
 function clock.read()
   local time = redis.call("TIME")
   local micros = tonumber(time[2])
-  return tonumber(time[1]) * 1000 + (micros - micros % 1000) / 1000, time[1] .. "." .. time[2]
+  return tonumber(time[1]) * 1000 + (micros - micros % 1000) / 1000, time
 end
 
 -- Days since 1970-01-01 of a Gregorian date, and back: Howard Hinnant's `days_from_civil`, whose years

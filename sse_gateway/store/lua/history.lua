@@ -1,12 +1,15 @@
 -- Durable events: an entry in the history, the newest state for the snapshot, and the live message.
 
+local ENVELOPE_BYTES = 512 -- more than an id, a session id and a time take
+
 -- Keep history, state and meta alive from now on: never shorter than the longest open request. Tokens come
 -- at up to a hundred a second, so the lives are set a little too long, and not anew until that is used up.
 local SLACK_MS = 400
+local function is_due(s)
+  return s.now + HISTORY_SECONDS * 1000 > s.alive_until
+end
+
 local function keep_alive(s)
-  if s.now + HISTORY_SECONDS * 1000 <= s.alive_until then
-    return
-  end
   session.load_deadlines(s)
   local ms = math.max(HISTORY_SECONDS * 1000, s.open_until - s.now + 60000) + SLACK_MS
   s.alive_until = s.now + ms
@@ -70,28 +73,36 @@ local function keep_status(s, value, call_id)
   redis.call("HSET", s.state, "s:" .. slot, value, "order", order)
 end
 
--- Refuse unless this user may do all that `append` will do.
-function history.check_rights(s, kind)
-  session.check_right("XADD", s.history, "*", "d", "")
-  session.check_right("XTRIM", s.history, "MINID", "0")
+-- Refuse unless this user may do all that `append` will do for an event of `kind` with so many `bytes`; without
+-- them, all it may ever do. Each question costs as much as a small command, so none is asked in vain: where XADD
+-- is the first to write, its own refusal is as good.
+function history.check_rights(s, kind, bytes)
+  if not bytes or s.absent or s.moved then
+    session.check_right("XADD", s.history, "*", "d", "")
+  end
   session.check_right("HSET", s.meta, "seq", "")
-  session.check_right("PEXPIRE", s.history, "1")
   session.check_right("PUBLISH", s.channel, "")
+  if not bytes or s.bytes - s.base + bytes + ENVELOPE_BYTES > HISTORY_BYTES then
+    session.check_right("XTRIM", s.history, "MINID", "0")
+  end
+  local with_state = kind == "tool_status" or kind == "tool_result"
+  if not bytes or with_state or is_due(s) then
+    session.check_right("PEXPIRE", s.history, "1")
+  end
+  if with_state then
+    session.check_right("HSET", s.state, "order", "")
+    session.check_right("HDEL", s.state, "order")
+  end
   if s.ended then
     session.check_right("HDEL", s.meta, "ended")
   end
   if s.idempotency then
     session.check_right("SET", s.idempotency, "")
   end
-  if kind == "tool_status" or kind == "tool_result" then
-    session.check_right("HSET", s.state, "order", "")
-    session.check_right("HDEL", s.state, "order")
-  end
 end
 
--- Put the checked object `text` into the envelope: return its members without the id, as the snapshot
--- sends them, less the opening brace.
-function history.envelope(s, text, event)
+-- Return what goes in front of the other members of the checked event: its own are kept.
+function history.envelope(s, event)
   local front = ""
   if event.session_id == nil then
     front = '"session_id":"' .. s.id .. '",'
@@ -99,15 +110,15 @@ function history.envelope(s, text, event)
   if event.timestamp == nil then
     front = front .. '"timestamp":"' .. clock.iso(s.now) .. '",'
   end
-  return front .. string.sub(text, 2)
+  return front
 end
 
 local KEPT = HISTORY_EVENTS .. "" -- Redis would format a number at every call
 
--- Keep one entry; return the event as it was kept and its id.
-local function add(s, digits, members, request_id)
+-- Keep one entry; return the event as it was kept, its id, and the running total.
+local function add(s, digits, front, rest, request_id)
   local id = s.epoch .. "-" .. digits
-  local data = '{"id":"' .. id .. '",' .. members
+  local data = '{"id":"' .. id .. '",' .. front .. rest
   local total = whole(s.bytes + #data)
   local added
   if request_id then
@@ -123,14 +134,16 @@ local function add(s, digits, members, request_id)
   end
   -- The history is ahead of `seq`: somebody wrote to it, or restored a part of it.
   session.renew(s)
-  return add(s, digits, members, request_id)
+  return add(s, digits, front, rest, request_id)
 end
 
 -- Number the event, keep it, publish it; return its id. The entry is written first and `seq` after it.
--- `members` is from `history.envelope`; `request_id` goes with a permission_request, `call_id` with a status.
-function history.append(s, kind, members, request_id, call_id)
+--
+-- The event is `{`, its id, `front` and `rest`: two parts, since each join of them copies the whole. `request_id`
+-- goes with a permission_request, `call_id` with a status.
+function history.append(s, kind, front, rest, request_id, call_id)
   local digits = whole(s.seq + 1)
-  local data, id, total = add(s, digits, members, request_id)
+  local data, id, total = add(s, digits, front, rest, request_id)
   s.seq, s.bytes = s.seq + 1, s.bytes + #data
   if s.bytes - s.base > HISTORY_BYTES then
     trim_bytes(s)
@@ -139,11 +152,14 @@ function history.append(s, kind, members, request_id, call_id)
     redis.call("HSET", s.meta, "seq", digits, "bytes", total)
   end
   if kind == "tool_status" then
-    keep_status(s, digits .. " {" .. members, call_id or "")
-  elseif kind == "tool_result" and redis.call("HSET", s.state, "result", digits .. " {" .. members) == 1 then
+    keep_status(s, digits .. " {" .. front .. rest, call_id or "")
+  elseif kind == "tool_result"
+    and redis.call("HSET", s.state, "result", digits .. " {" .. front .. rest) == 1 then
     s.alive_until = 0
   end
-  keep_alive(s)
+  if is_due(s) then
+    keep_alive(s)
+  end
   -- The event is kept: that nobody could be told of it now must not make it look refused.
   redis.pcall("PUBLISH", s.channel, data)
   return id

@@ -37,6 +37,9 @@ end
 -- ("-.5"). Sentences look alike, so strings are taken out before the second, exact look.
 local function has_bare_point(text)
   local find = string.find
+  if not find(text, ".", 1, true) then
+    return false
+  end
   if not (find(text, ".,", 1, true) or find(text, ".}", 1, true) or find(text, ".]", 1, true)
     or find(text, ". ", 1, true) or find(text, ".e", 1, true) or find(text, ".E", 1, true)
     or find(text, "-.", 1, true)) then

@@ -26,7 +26,7 @@ local function refuse(code, sentence)
   error({err = "SSE_" .. code .. " " .. sentence})
 end
 
--- Numbers beyond 1e14 print as 1e+14 unless told otherwise.
+-- Numbers beyond 1e14 print as 1e+14 unless told otherwise ("%.0f" takes twice the time).
 local function whole(number)
-  return string.format("%.0f", number)
+  return string.format("%d", number)
 end

@@ -7,7 +7,6 @@
 -- Returns  the event's id, "<epoch>-<seq>"; for a permission_request what sse_ask returns
 function functions.publish(keys, args)
   local raw, owner = args[1] or "", args[3]
-  local s = session.open(keys, args[2])
   if #raw > MAX_EVENT_BYTES then
     refuse("TOO_LARGE", "an event may have at most " .. MAX_EVENT_BYTES .. " bytes")
   end
@@ -26,27 +25,29 @@ function functions.publish(keys, args)
   if event.id ~= nil then
     refuse("HAS_ID", "the event has an id of its own; it is given one")
   end
+  local is_request = kind == "permission_request"
+  local s = session.open(keys, args[2], not is_request)
   if event.session_id ~= nil and event.session_id ~= s.id then
     refuse("FOREIGN_SESSION", "the event's session_id is not the session's it is published to")
   end
   session.check_owner(s, owner)
-  history.check_rights(s, kind)
+  history.check_rights(s, kind, #raw)
   local first = idempotency.find(s, "publish", raw)
   if first then
     local request_id = string.match(first, "^request (.*)$")
     return request_id and requests.answer_of(s, request_id) or first
   end
-  if kind == "permission_request" then
+  if is_request then
     return requests.ask(s, text, event, owner, raw)
   end
   session.begin(s)
-  session.set_owner(s, owner)
-  session.reopen(s)
   local call_id
   if kind == "tool_status" and type(event.data) == "table" then
     call_id = type(event.data.tool_call_id) == "string" and event.data.tool_call_id
   end
-  local id = history.append(s, kind, history.envelope(s, text, event), nil, call_id)
+  local id = history.append(s, kind, history.envelope(s, event), string.sub(text, 2), nil, call_id)
+  session.set_owner(s, owner)
+  session.reopen(s)
   idempotency.keep(s, "publish", raw, id)
   return id
 end

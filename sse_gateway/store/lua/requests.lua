@@ -218,7 +218,7 @@ function requests.ask(s, text, event, owner, raw)
     additions[#additions + 1] = {"timestamp", '"' .. clock.iso(s.now) .. '"'}
   end
   object = json.fill(object, members, additions)
-  local before = history.envelope(s, string.sub(text, 1, place[1] - 1), event)
+  local before = history.envelope(s, event) .. string.sub(text, 2, place[1] - 1)
   local envelope_members = before .. object .. string.sub(text, place[2] + 1)
   local seq = whole(s.seq + 1)
   local request = {id = request_id, state = "pending", expires = expires, seq = seq}
@@ -240,7 +240,7 @@ function requests.ask(s, text, event, owner, raw)
   s.open_until = math.max(s.open_until, expires)
   s.next_due = s.next_due > 0 and math.min(s.next_due, expires) or expires
   redis.call("HSET", s.meta, "open_until", whole(s.open_until), "next_due", whole(s.next_due))
-  history.append(s, "permission_request", envelope_members, request_id)
+  history.append(s, "permission_request", envelope_members, "", request_id)
   idempotency.keep(s, "publish", raw, "request " .. request_id)
   return requests.answer(s, request)
 end

@@ -11,6 +11,15 @@ local function current_server(now)
   return server_id
 end
 
+-- Whether keys can move to another server, for as long as this one runs.
+local in_cluster = nil
+local function keys_may_move()
+  if in_cluster == nil then
+    in_cluster = string.find(redis.call("INFO", "cluster"), "cluster_enabled:1", 1, true) ~= nil
+  end
+  return in_cluster
+end
+
 local KEY = NAMESPACE .. "sse:{"
 
 local function session_id_of(keys)
@@ -26,40 +35,42 @@ local function session_id_of(keys)
   return id
 end
 
-local function refuse_to_open(problem)
-  if string.find(problem.err, "non local key", 1, true) or string.find(problem.err, "TRYAGAIN", 1, true) then
+-- One EXISTS over every key: while a Cluster slot moves, this fails before anything is written. Key by key, half a
+-- session would be found here and the other half on the other node.
+local function check_keys(s)
+  local found = redis.pcall("EXISTS", s.meta, s.history, s.state, s.permissions, s.pending, s.settled, s.streams,
+    s.answers, s.idempotency or s.meta)
+  if type(found) ~= "table" then
+    return
+  end
+  if string.find(found.err, "non local key", 1, true) or string.find(found.err, "TRYAGAIN", 1, true) then
     error({err = "TRYAGAIN the session's Cluster slot is moving; call again in a moment"})
   end
-  error(problem)
+  error(found)
 end
 
--- Open the session. Nothing is written before `session.begin`.
-function session.open(keys, idempotency_key)
+-- Open the session. Nothing is written before `session.begin`. With `events_only` nothing is asked or settled, as
+-- in nearly every publish, and only what that needs is named.
+--
+-- Beside what is set here: absent (there is no meta yet), moved (another server wrote meta) and old_epoch (of a
+-- session that moved), from `load`; next_due and open_until, from `load_deadlines`.
+function session.open(keys, idempotency_key, events_only)
   local id = session_id_of(keys)
   local key = KEY .. id .. "}"
-  -- All fields at once: a Lua table that grows is made anew again and again.
+  -- Sixteen fields at once, no more: a Lua table grows by doubling, and is made anew each time.
   local s = {
     id = id,
+    key = key,
     meta = key .. ":meta",
     history = key .. ":history",
     state = key .. ":state",
-    permissions = key .. ":permissions",
-    pending = key .. ":pending",
-    settled = key .. ":settled",
-    streams = key .. ":streams",
-    answers = NAMESPACE .. "permission_responses:{" .. id .. "}",
     channel = NAMESPACE .. "sse_events:" .. id,
-    answers_channel = NAMESPACE .. "permission_response:" .. id,
     idempotency = false,      -- the key that holds the first result, where the caller gave one
-    now = 0, instant = "",    -- ms since 1970; the same instant as unique text
+    now = 0,                  -- ms since 1970
     server = "", epoch = "", seq = 0,
-    absent = false,           -- there is no meta yet
-    moved = false,            -- another server wrote meta
-    old_epoch = false,        -- of a session that moved
     owner = false, ended = false,
     bytes = 0, base = 0,      -- running totals: of everything ever kept, and of what was dropped since
     alive_until = 0,          -- when history and state will expire, as far as set
-    next_due = false, open_until = false, -- see session.load_deadlines
   }
   if idempotency_key and idempotency_key ~= "" then
     if #idempotency_key > 256 or string.find(idempotency_key, "[^\33-\126]") then
@@ -67,15 +78,19 @@ function session.open(keys, idempotency_key)
     end
     s.idempotency = key .. ":idem:" .. idempotency_key
   end
-  -- One EXISTS over every key: while a Cluster slot moves, this fails before anything is written. Key by
-  -- key, half a session would be found here and the other half on the other node.
-  local found = redis.pcall("EXISTS", s.meta, s.history, s.state, s.permissions, s.pending, s.settled,
-    s.streams, s.answers, s.idempotency or s.meta)
-  if type(found) == "table" then
-    refuse_to_open(found)
+  local may_move = keys_may_move()
+  if not events_only or may_move then
+    s.permissions, s.pending, s.settled = key .. ":permissions", key .. ":pending", key .. ":settled"
+    s.streams = key .. ":streams"
+    s.answers = NAMESPACE .. "permission_responses:{" .. id .. "}"
+    s.answers_channel = NAMESPACE .. "permission_response:" .. id
   end
-  s.now, s.instant = clock.read()
-  session.load(s)
+  if may_move then
+    check_keys(s)
+  end
+  local time
+  s.now, time = clock.read()
+  session.load(s, time)
   return s
 end
 
@@ -84,8 +99,8 @@ local function number(text)
 end
 
 -- Never math.random: it begins with the same numbers after every restart.
-local function new_epoch(s)
-  return string.sub(redis.sha1hex(s.server .. s.instant .. s.id), 1, 10)
+local function new_epoch(s, time)
+  return string.sub(redis.sha1hex(s.server .. time[1] .. "." .. time[2] .. s.id), 1, 10)
 end
 
 -- Read meta and settle the epoch, in memory.
@@ -93,7 +108,7 @@ end
 -- No meta: nothing is known of earlier numbers, so a new epoch begins at 0. Another server than the one that
 -- wrote last: it may lack the last writes, so a new epoch begins, but numbers and history go on; who holds a
 -- cursor of the old epoch is honoured up to `prev_top`, the number found here.
-function session.load(s)
+function session.load(s, time)
   local meta = redis.call("HMGET", s.meta, "epoch", "seq", "server", "ended", "owner", "bytes", "base",
     "alive_until")
   local epoch = meta[1]
@@ -110,7 +125,7 @@ function session.load(s)
     s.epoch = epoch
     return
   end
-  s.epoch = new_epoch(s)
+  s.epoch = new_epoch(s, time)
 end
 
 -- Write what `load` found out about the epoch. Every writing function calls this once it has checked
@@ -125,7 +140,7 @@ function session.begin(s)
     redis.call("DEL", s.history, s.state)
     -- Requests may have outlived a deleted meta: the next look has to go through them.
     redis.call("HSET", s.meta, "epoch", s.epoch, "seq", "0", "server", s.server,
-      "next_due", redis.call("EXISTS", s.pending))
+      "next_due", redis.call("EXISTS", s.key .. ":pending"))
     redis.call("PEXPIRE", s.meta, META_MS)
   else
     redis.call("HSET", s.meta, "epoch", s.epoch, "server", s.server, "prev_epoch", s.old_epoch,
@@ -136,7 +151,8 @@ end
 
 -- Begin a new epoch because history and meta do not belong together: nothing of before can be continued.
 function session.renew(s)
-  s.epoch = new_epoch(s)
+  local _, time = clock.read()
+  s.epoch = new_epoch(s, time)
   s.base, s.alive_until = s.bytes, 0
   redis.call("DEL", s.history, s.state)
   redis.call("HSET", s.meta, "epoch", s.epoch, "base", whole(s.base))

@@ -44,7 +44,7 @@ function settle.close(s, request, outcome, decision, answer)
   redis.pcall("PUBLISH", s.answers_channel, decided)
   history.append(s, "permission_cleared", '"session_id":"' .. s.id
     .. '","type":"permission_cleared","timestamp":"' .. clock.iso(s.now)
-    .. '","data":{"message":"' .. CLEARED[outcome] .. '",' .. string.sub(decided, 2) .. "}")
+    .. '","data":{"message":"' .. CLEARED[outcome] .. '",', string.sub(decided, 2) .. "}")
   request.state, request.decision, request.answer = outcome, decided, answer
   return decided
 end
