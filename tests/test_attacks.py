@@ -459,7 +459,7 @@ async def test_attack_forged_log_lines(
     site.say(session_id, json.dumps({"type": "permission_request", "data": {"tool_name": evil}}))
     site.ask(session_id, request_id="r2", expires_in=0.2, tool_name=evil[:200], title=evil)
     await stream.wait(lambda: len(stream.named("message")) >= 3, "what was published")
-    await until(lambda: "expired" in gateway.log_text(), "the line of what expired")
+    await stream.message("permission_cleared", count=2)
     assert gateway.stop() == 0
     log = gateway.log_text()
     lines = log.splitlines()

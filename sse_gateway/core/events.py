@@ -183,8 +183,8 @@ def event_id(data: bytes) -> bytes:
     return data[7 : data.index(b'"', 7)]
 
 
-def raw_member(line: bytes, name: str) -> bytes | None:
-    """Return the bytes of a top-level member's value as they stand in a valid JSON object.
+def member_place(line: bytes, name: str) -> slice | None:
+    """Return where a top-level member's value stands in a valid JSON object, or None without such a member.
 
     Where a member is named twice the last one counts, as it does for the parsers.
     """
@@ -194,12 +194,12 @@ def raw_member(line: bytes, name: str) -> bytes | None:
     at = text.index("{") + 1
     while (key_at := text.find('"', at)) >= 0:
         key, at = decoder.raw_decode(text, key_at)
-        value_at = text.index(":", at) + 1
-        value_at += len(text[value_at:]) - len(text[value_at:].lstrip(" "))
-        _, at = decoder.raw_decode(text, value_at)
+        start = text.index(":", at) + 1
+        start += len(text[start:]) - len(text[start:].lstrip(" "))
+        _, at = decoder.raw_decode(text, start)
         if key == name:
-            found = text[value_at:at]
-    return found.encode() if found is not None else None
+            found = slice(len(text[:start].encode()), len(text[:at].encode()))
+    return found
 
 
 def _invalid(message: str) -> GatewayError:

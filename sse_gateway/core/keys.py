@@ -73,6 +73,20 @@ class Keys:
     def answers_channel(self, session_id: str) -> str:
         return f"{self.namespace}permission_response:{session_id}"
 
+    @property
+    def answers_pattern(self) -> str:
+        """Return what matches the answers' channels of all sessions."""
+        return self.answers_channel("*")
+
+    def session_of_answers(self, channel: str) -> str | None:
+        """Return whose answers a channel carries, or None if it is no such channel."""
+        prefix = self.answers_channel("")
+        return channel.removeprefix(prefix) if channel.startswith(prefix) else None
+
+    def audited(self, session_id: str, request_id: str, decided_at: str) -> str:
+        """Return the key that says that a decision has its line in the audit trail."""
+        return f"{self.session_key(session_id)}:audited:{request_id}:{decided_at}"
+
     def ticket(self, ticket: str) -> str:
         """Return the key of a one-use ticket: by digest, so that a dump of Redis holds no ticket."""
         return f"{self.namespace}sse:ticket:{hashlib.sha256(ticket.encode()).hexdigest()}"
@@ -88,6 +102,14 @@ class Keys:
     def old_slot(self, kind: str, session_id: str) -> str:
         """Return the key that holds an old backend's latest event of a kind."""
         return f"{self.namespace}{kind}:{session_id}"
+
+    def slot_asked(self, session_id: str) -> str:
+        """Return the key that holds which request is not to be asked from its slot again."""
+        return f"{self.session_key(session_id)}:slot"
+
+    def old_clear(self, session_id: str, digest: str) -> str:
+        """Return the key that says that an old backend's `permission_cleared` was dealt with."""
+        return f"{self.session_key(session_id)}:cleared:{digest}"
 
     def function(self, name: str) -> str:
         return f"{self.namespace}{name}"

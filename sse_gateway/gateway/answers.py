@@ -15,7 +15,7 @@ from typing import Any
 from sse_gateway.core.errors import GatewayError
 from sse_gateway.core.events import loads_kept
 from sse_gateway.core.permissions import Answer, check_against_request, compose_decision
-from sse_gateway.gateway.records import record_decision
+from sse_gateway.gateway.audit import Audit
 from sse_gateway.metrics import Metrics
 from sse_gateway.store.permissions import Permissions
 
@@ -38,11 +38,13 @@ class Answers:
         self,
         permissions: Permissions,
         *,
+        audit: Audit,
         metrics: Metrics,
         require_request_id: bool = False,
         min_display_seconds: float = 1.0,
     ) -> None:
         self._permissions = permissions
+        self._audit = audit
         self._metrics = metrics
         self._require_request_id = require_request_id
         self._min_display_ms = round(min_display_seconds * 1000)
@@ -73,7 +75,7 @@ class Answers:
         if decision is None or result.verdict not in ("won", "replayed"):
             raise _refusal(result.verdict, decision, result.pending)
         if result.verdict == "won":
-            record_decision(session_id, decision, self._metrics)
+            self._audit.settled(session_id, decision)
             self._metrics.observe_decision(asked_ms, decision["decided_at"])
         return Settled(decision, replayed=result.verdict == "replayed")
 

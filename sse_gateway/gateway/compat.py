@@ -2,14 +2,17 @@
 
 What they publish reaches the streams of this gateway as plain events do. Their permission requests are
 asked by the script under an id that is the same in every gateway (`lg-`), and are never shown as they
-come: the script's own event is.
+come: the script's own event is. Every gateway hears the whole channel in one order, and deals with what is
+about a session's permissions in that order; but one may be behind another.
 """
 
 from __future__ import annotations
 
-import asyncio
+import functools
+import hashlib
 import logging
-import random
+from collections import OrderedDict
+from typing import Any
 
 from sse_gateway.core.errors import GatewayError, Unavailable
 from sse_gateway.core.events import PlainEvent, check_plain, loads_strict
@@ -17,14 +20,20 @@ from sse_gateway.core.keys import check_session_id
 from sse_gateway.core.wire import encode_event
 from sse_gateway.gateway.live import Live
 from sse_gateway.gateway.plain_requests import MINTED_PREFIX, PlainRequests
-from sse_gateway.gateway.tasks import Tasks
+from sse_gateway.gateway.turns import Turns
 from sse_gateway.metrics import Metrics
 from sse_gateway.store.connection import Store
 from sse_gateway.store.permissions import Permissions
-from sse_gateway.store.push import Push
 
 logger = logging.getLogger(__name__)
 
+CLEAR_SECONDS = 600
+"""How far a gateway may be behind the others and still know that a clear was dealt with."""
+SLOT_SECONDS = 30 * 86400
+"""How long a slot that nobody empties and nobody looks at is known to have been asked."""
+MOST_SESSIONS = 10_000
+MOST_HEARD = 100
+"""Requests of one session; the scripts allow no more to be open."""
 _SHOWN_SLOTS = ("tool_status", "tool_result")
 _CLEARED = "cleared_by_backend"
 
@@ -36,45 +45,38 @@ class Compat:
         self,
         store: Store,
         *,
-        push: Push,
         live: Live,
         permissions: Permissions,
         requests: PlainRequests,
+        turns: Turns,
         max_event_bytes: int,
         metrics: Metrics,
     ) -> None:
         self._store = store
-        self._push = push
         self._live = live
         self._permissions = permissions
         self._requests = requests
+        self._turns = turns
         self._max_event_bytes = max_event_bytes
         self._metrics = metrics
-        self._tasks = Tasks()
+        self._heard: OrderedDict[str, list[str]] = OrderedDict()
+        """Session → its `lg-` requests heard since the last clear; the session heard of last at the end."""
         self.channel = store.keys.old_events_channel.encode()
 
-    def start(self) -> None:
-        """Hold the old channel for good."""
-        self._tasks.spawn(self._hold_channel(), name="old channel")
-
-    async def stop(self) -> None:
-        """Stop what is under way."""
-        await self._tasks.stop()
-
     def receive(self, payload: bytes) -> None:
-        """Take a message `{session_id, type, data, timestamp}`; without streams here it is nobody's."""
+        """Take a message `{session_id, type, data, timestamp}`."""
         try:
             message = loads_strict(payload)
             session_id = check_session_id(str(message["session_id"]))
         except (GatewayError, TypeError, KeyError):
             self._metrics.malformed_received += 1
             return
-        feed = self._live.feed_of(session_id)
-        if feed is None:
-            return
-        if message.get("type") == "permission_cleared":
-            self._tasks.spawn(self._cancel(session_id), name="old request cleared")
-        else:
+        kind = message.get("type")
+        if kind == "permission_cleared":
+            self._turns.take(session_id, functools.partial(self._clear, session_id, payload, message))
+        elif kind == "permission_request":
+            self._receive_request(session_id, payload)
+        elif (feed := self._live.feed_of(session_id)) is not None:
             self._live.receive(feed.channel, payload)
 
     async def snapshot(self, session_id: str) -> list[bytes]:
@@ -89,7 +91,7 @@ class Compat:
                 shown.append(encode_event(event.data))
         request = await self._slot("permission_request", session_id)
         if request is not None:
-            await self._requests.ask(session_id, request)
+            await self._ask_slot(session_id, request)
         return shown
 
     async def _slot(self, slot: str, session_id: str) -> PlainEvent | None:
@@ -106,20 +108,87 @@ class Compat:
             logger.warning("an old slot was left out: %s", error.message, extra={"fields": {"slot": slot}})
             return None
 
-    async def _cancel(self, session_id: str) -> None:
-        """Cancel the old backend's own requests; every gateway tries, one does it."""
-        try:
-            for request in (await self._permissions.pending(session_id)).pending:
-                if request.request_id.startswith(MINTED_PREFIX):
-                    await self._permissions.cancel(session_id, request.request_id, reason=_CLEARED)
-        except GatewayError as error:
-            logger.warning("an old backend's request could not be cancelled: %s", error.message)
+    async def _ask_slot(self, session_id: str, event: PlainEvent) -> None:
+        """Ask what lies in the slot, once: many backends leave it there after it was settled."""
+        request_id = self._requests.name(session_id, event)
+        asked = self._store.keys.slot_asked(session_id)
+        if request_id is None or request_id.encode() == await self._store.command(
+            "GETEX", asked, "EX", SLOT_SECONDS
+        ):
+            return
+        await self._requests.ask(session_id, event)
+        await self._store.command("SET", asked, request_id, "EX", SLOT_SECONDS)
+        slot = self._store.keys.old_slot("permission_request", session_id)
+        if await self._store.command("GET", slot) is None:
+            # Taken back between the look and the asking: its clear found nothing to cancel.
+            await self._cancel(session_id, request_id)
 
-    async def _hold_channel(self) -> None:
-        while True:
-            try:
-                await self._push.acquire(self.channel)
-            except Unavailable:
-                await asyncio.sleep(random.uniform(0.3, 0.8))
-            else:
-                return
+    def _receive_request(self, session_id: str, payload: bytes) -> None:
+        try:
+            event = check_plain(payload, session_id, max_bytes=self._max_event_bytes)
+        except GatewayError as error:
+            self._metrics.malformed_received += 1
+            logger.warning(
+                "dropped an old backend's permission request: %s",
+                error.message,
+                extra={"fields": {"session": session_id, "code": error.code}},
+            )
+            return
+        self._metrics.plain_received += 1
+        request_id = self._requests.name(session_id, event)
+        if request_id is not None:
+            self._turns.take(session_id, functools.partial(self._request, session_id, request_id, event))
+
+    async def _request(self, session_id: str, request_id: str, event: PlainEvent) -> None:
+        """Ask a request if somebody is watching here; who comes later finds it in its slot."""
+        if self._live.feed_of(session_id) is not None:
+            await self._requests.ask(session_id, event)
+            await self._store.command(
+                "SET", self._store.keys.slot_asked(session_id), request_id, "EX", SLOT_SECONDS
+            )
+        heard = self._heard.setdefault(session_id, [])
+        if request_id.startswith(MINTED_PREFIX) and request_id not in heard:
+            heard.append(request_id)
+            del heard[:-MOST_HEARD]
+        self._heard.move_to_end(session_id)
+        if len(self._heard) > MOST_SESSIONS:
+            self._heard.popitem(last=False)
+
+    async def _clear(self, session_id: str, payload: bytes, message: dict[str, Any]) -> None:
+        """Cancel the request that a clear names, or else the backend's requests that came before it.
+
+        Those heard here came before it. What else is open may have been asked by a gateway that is gone; but
+        if another gateway has dealt with this clear already, it may also have been asked since, by one that
+        is ahead of us. The order of the two looks matters: nobody asks what comes after the clear before the
+        mark is set.
+        """
+        data = message.get("data")
+        named = data.get("request_id") if isinstance(data, dict) else None
+        if isinstance(named, str) and named and await self._cancel(session_id, named):
+            return
+        heard = self._heard.get(session_id, [])
+        pending = [request.request_id for request in (await self._permissions.pending(session_id)).pending]
+        mark = self._store.keys.old_clear(session_id, hashlib.sha256(payload).hexdigest()[:20])
+        known = await self._store.command("GET", mark) is not None
+        for request_id in pending:
+            if request_id in heard or (not known and request_id.startswith(MINTED_PREFIX)):
+                await self._cancel(session_id, request_id)
+        if heard:
+            # It may lie in its slot still, without ever having been asked.
+            await self._store.command(
+                "SET", self._store.keys.slot_asked(session_id), heard[-1], "EX", SLOT_SECONDS
+            )
+        await self._store.command("SET", mark, "1", "EX", CLEAR_SECONDS)
+        self._heard.pop(session_id, None)
+
+    async def _cancel(self, session_id: str, request_id: str) -> bool:
+        """Cancel a request if it is open; return whether there is such a request. Raises Unavailable."""
+        try:
+            await self._permissions.cancel(session_id, request_id, reason=_CLEARED)
+        except Unavailable:
+            raise
+        except GatewayError as error:
+            if error.code not in ("unknown_request", "bad_request"):
+                logger.warning("an old backend's request could not be cancelled: %s", error.message)
+            return False
+        return True

@@ -18,7 +18,6 @@ from typing import Any
 
 from sse_gateway.core.errors import GatewayError
 from sse_gateway.core.events import loads_kept
-from sse_gateway.gateway.records import record_decision
 from sse_gateway.gateway.tasks import Tasks
 from sse_gateway.metrics import Metrics
 from sse_gateway.store.permissions import Permissions
@@ -46,14 +45,23 @@ class _Watched:
 
 
 class Deadlines:
-    """Watch open requests; `warn` tells a session's streams that one is about to expire."""
+    """Watch open requests; `warn` tells a session's streams that one is about to expire.
+
+    `settled` is called with a session and each of its decisions that its streams are told of.
+    """
 
     def __init__(
-        self, permissions: Permissions, *, metrics: Metrics, warn: Callable[[str, str, str], None]
+        self,
+        permissions: Permissions,
+        *,
+        metrics: Metrics,
+        warn: Callable[[str, str, str], None],
+        settled: Callable[[str, object], None],
     ) -> None:
         self._permissions = permissions
         self._metrics = metrics
         self._warn = warn
+        self._settled = settled
         self._watched: dict[str, dict[str, _Watched]] = {}
         """Session → request → what is kept of it."""
         self._ahead_seconds = 0.0
@@ -84,9 +92,7 @@ class Deadlines:
                 self.watch(session_id, str(request_id), expires_ms)
         elif event.get("type") == "permission_cleared":
             self._cancel(session_id, str(request_id))
-            if data.get("source") != "human":
-                # An answer is recorded by the gateway that took it; this by whoever has a stream.
-                record_decision(session_id, data, self._metrics)
+            self._settled(session_id, data)
 
     def learn_clock(self, redis_ms: int) -> None:
         """Take in what time it is, or was a moment ago, on Redis's clock."""

@@ -16,6 +16,7 @@ from sse_gateway.config import Settings
 from sse_gateway.core import notices
 from sse_gateway.core.cursor import Cursor
 from sse_gateway.core.errors import GatewayError
+from sse_gateway.core.events import loads_kept
 from sse_gateway.core.keys import Keys
 from sse_gateway.core.wire import Frame
 from sse_gateway.delivery.feed import Feed, Join
@@ -23,6 +24,7 @@ from sse_gateway.delivery.hub import Hub
 from sse_gateway.delivery.limits import Limits
 from sse_gateway.delivery.stream import Stream
 from sse_gateway.gateway.answers import Answers
+from sse_gateway.gateway.audit import Audit
 from sse_gateway.gateway.compat import Compat
 from sse_gateway.gateway.deadlines import Deadlines
 from sse_gateway.gateway.functions import Functions
@@ -35,6 +37,7 @@ from sse_gateway.gateway.presence import Presence
 from sse_gateway.gateway.records import record_closed, record_opened
 from sse_gateway.gateway.tasks import Tasks
 from sse_gateway.gateway.tickets import Tickets
+from sse_gateway.gateway.turns import Turns
 from sse_gateway.gateway.waits import Waits
 from sse_gateway.metrics import Metrics
 from sse_gateway.store.connection import Store
@@ -89,14 +92,19 @@ class Gateway:
         self.permissions = Permissions(self.store)
         self.hub = Hub(heartbeat_seconds=settings.heartbeat_seconds)
         self.presence = Presence(self.history, gateway_id=self.gateway_id)
-        self.deadlines = Deadlines(self.permissions, metrics=metrics, warn=self._warn_of_deadline)
+        self.audit = Audit(self.store, permissions=self.permissions, metrics=metrics)
+        self.deadlines = Deadlines(
+            self.permissions, metrics=metrics, warn=self._warn_of_deadline, settled=self.audit.heard
+        )
         self.answers = Answers(
             self.permissions,
+            audit=self.audit,
             metrics=metrics,
             require_request_id=settings.require_request_id,
             min_display_seconds=settings.min_display_seconds,
         )
-        self.plain_requests = PlainRequests(self.permissions, metrics=metrics)
+        self.turns = Turns()
+        self.plain_requests = PlainRequests(self.permissions, turns=self.turns, metrics=metrics)
         self.live = Live(
             self.history,
             keys=self.keys,
@@ -110,7 +118,7 @@ class Gateway:
             ready=self._ready_after_reset,
             position_check_seconds=position_check_seconds,
         )
-        self.functions = Functions(self.store, on_tried=self.live.restored)
+        self.functions = Functions(self.store, on_tried=self._restored)
         self.push = Push(
             name=f"sse_gateway:{self.gateway_id}",
             probe_channel=self.keys.probe(self.gateway_id),
@@ -118,6 +126,8 @@ class Gateway:
             publish_probe=self.store.publish_channel,
             on_message=self.live.receive,
             on_restored=self.functions.renew,
+            pattern=self.keys.answers_pattern.encode(),
+            always=[self.keys.old_events_channel.encode()] if settings.simple_notifier_compat else [],
             probe_seconds=probe_seconds,
             probe_timeout_seconds=probe_timeout_seconds,
         )
@@ -130,15 +140,15 @@ class Gateway:
             heartbeat_seconds=settings.heartbeat_seconds,
             on_live=self._repeat_warnings,
         )
-        self.waits = Waits(self.permissions, push=self.push, keys=self.keys)
+        self.waits = Waits(self.permissions, history=self.history)
         self.compat: Compat | None = None
         if settings.simple_notifier_compat:
             self.compat = Compat(
                 self.store,
-                push=self.push,
                 live=self.live,
                 permissions=self.permissions,
                 requests=self.plain_requests,
+                turns=self.turns,
                 max_event_bytes=settings.max_event_bytes,
                 metrics=metrics,
             )
@@ -155,22 +165,19 @@ class Gateway:
         self.presence.start()
         self.functions.start()
         self.push.start()
-        if self.compat is not None:
-            self.compat.start()
 
     async def stop(self) -> None:
         """Close what streams are left, and let go of Redis."""
         self.draining = True
         await self.hub.drain(0)
         await self.handover.stop()
-        if self.compat is not None:
-            await self.compat.stop()
         await self._tasks.stop()
-        await self.plain_requests.stop()
+        await self.turns.stop()
         await self.deadlines.stop()
         await self.live.stop()
         await self.presence.stop()
         await self.push.stop()
+        await self.audit.stop()
         await self.functions.stop()
         await self.hub.stop()
         await self.store.close()
@@ -244,8 +251,16 @@ class Gateway:
     def _receive_other(self, channel: bytes, payload: bytes) -> None:
         if self.compat is not None and channel == self.compat.channel:
             self.compat.receive(payload)
-        else:
-            self.waits.receive(channel, payload)
+            return
+        session_id = self.keys.session_of_answers(channel.decode(errors="replace"))
+        if session_id is not None:
+            self.waits.wake(session_id)
+            with contextlib.suppress(ValueError):
+                self.audit.heard(session_id, loads_kept(payload))
+
+    def _restored(self) -> None:
+        self.live.restored()
+        self.waits.wake_all()
 
     def _ready_after_reset(self, session_id: str, position: Cursor) -> Frame:
         return self.handover.ready(session_id, position)

@@ -6,12 +6,13 @@ is a digest of what was published, which needs something in it that tells one as
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 
-from sse_gateway.core.errors import GatewayError
-from sse_gateway.core.events import PlainEvent, raw_member
-from sse_gateway.gateway.tasks import Tasks
+from sse_gateway.core.errors import GatewayError, Unavailable
+from sse_gateway.core.events import PlainEvent, member_place
+from sse_gateway.gateway.turns import Turns
 from sse_gateway.metrics import Metrics
 from sse_gateway.store.permissions import Permissions
 
@@ -23,38 +24,61 @@ MINTED_PREFIX = "lg-"
 class PlainRequests:
     """Ask what was published without the script."""
 
-    def __init__(self, permissions: Permissions, *, metrics: Metrics) -> None:
+    def __init__(self, permissions: Permissions, *, turns: Turns, metrics: Metrics) -> None:
         self._permissions = permissions
+        self._turns = turns
         self._metrics = metrics
-        self._tasks = Tasks()
-
-    async def stop(self) -> None:
-        """Stop what is under way."""
-        await self._tasks.stop()
 
     def receive(self, session_id: str, event: PlainEvent) -> None:
-        """Begin asking a request that came by the push connection."""
-        self._tasks.spawn(self.ask(session_id, event), name="plain request")
+        """Ask the request, in its turn."""
+        self._turns.take(session_id, functools.partial(self.ask, session_id, event))
+
+    def name(self, session_id: str, event: PlainEvent) -> str | None:
+        """Return the id that the request has in every gateway; None, and a log line, if it can have none."""
+        data = event.members.get("data")
+        if isinstance(data, dict):
+            if data.get("request_id"):
+                return str(data["request_id"])
+            if data.get("timestamp"):
+                digest = hashlib.sha256(session_id.encode() + _request_of(event)).hexdigest()
+                return MINTED_PREFIX + digest[:20]
+        self._metrics.malformed_received += 1
+        logger.warning(
+            "dropped a published permission request without 'request_id' or 'data.timestamp'",
+            extra={"fields": {"session": session_id}},
+        )
+        return None
 
     async def ask(self, session_id: str, event: PlainEvent) -> None:
-        """Ask the request; a refusal is logged, since its publisher cannot be told."""
-        data = event.members.get("data")
-        raw = raw_member(event.data, "data")
-        if not isinstance(data, dict) or raw is None or not (data.get("request_id") or data.get("timestamp")):
-            self._metrics.malformed_received += 1
-            logger.warning(
-                "dropped a published permission request without 'request_id' or 'data.timestamp'",
-                extra={"fields": {"session": session_id}},
-            )
+        """Ask the request; a refusal is logged, since its publisher cannot be told. Raises Unavailable."""
+        request_id = self.name(session_id, event)
+        if request_id is None:
             return
-        if not data.get("request_id"):
-            digest = hashlib.sha256(session_id.encode() + raw).hexdigest()[:20]
-            raw = b'{"request_id":"%b%b",%b' % (MINTED_PREFIX.encode(), digest.encode(), raw[1:])
+        request = _request_of(event)
+        if not event.members["data"].get("request_id"):
+            request = _with_id(request, request_id.encode())
         try:
-            await self._permissions.ask(session_id, raw)
+            await self._permissions.ask(session_id, request)
+        except Unavailable:
+            raise
         except GatewayError as error:
             logger.warning(
                 "a published permission request was refused: %s",
                 error.message,
                 extra={"fields": {"session": session_id, "code": error.code}},
             )
+
+
+def _request_of(event: PlainEvent) -> bytes:
+    """Return the publisher's own bytes of an event's data."""
+    place = member_place(event.data, "data")
+    assert place is not None
+    return event.data[place]
+
+
+def _with_id(request: bytes, request_id: bytes) -> bytes:
+    """Return the request's bytes with this id, in place of one that says nothing."""
+    place = member_place(request, "request_id")
+    if place is None:
+        return b'{"request_id":"%b",%b' % (request_id, request[1:])
+    return b'%b"%b"%b' % (request[: place.start], request_id, request[place.stop :])

@@ -25,6 +25,11 @@ class Tasks:
         task.add_done_callback(self._ended)
         return task
 
+    async def join(self, *, seconds: float) -> None:
+        """Wait until all that runs now has ended, at most so long."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
+
     async def stop(self) -> None:
         """Cancel what still runs, and wait for it."""
         while running := [task for task in self._running if not task.done()]:

@@ -1,63 +1,93 @@
 """Waiting for one decision on behalf of a backend without Redis (long-polling).
 
-The decision's channel wakes the wait; a look at Redis every few seconds makes up for what pub/sub loses.
+The decisions' channel wakes the wait; a look at Redis every few seconds, and at the deadline, makes up for
+what pub/sub loses and settles what nobody else does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
+import time
+from datetime import datetime
 from typing import Any
 
-from sse_gateway.core.keys import Keys
+from sse_gateway.core.errors import Unavailable
+from sse_gateway.store.history import History
 from sse_gateway.store.permissions import Permissions
-from sse_gateway.store.push import Push
 
 LOOK_SECONDS = 5.0
+_AFTER_DEADLINE_SECONDS = (0.01, 0.05)
+_RETRY_SECONDS = (0.3, 0.8)
 
 
 class Waits:
     """Wait for decisions of any number of requests."""
 
-    def __init__(self, permissions: Permissions, *, push: Push, keys: Keys) -> None:
+    def __init__(self, permissions: Permissions, *, history: History) -> None:
         self._permissions = permissions
-        self._push = push
-        self._keys = keys
-        self._waiting: dict[bytes, set[asyncio.Event]] = {}
+        self._history = history
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        """Session → who waits for a decision of it."""
 
-    def receive(self, channel: bytes, _payload: bytes) -> None:
-        """Wake those who wait for a decision of this session."""
-        for event in self._waiting.get(channel, ()):
+    def wake(self, session_id: str) -> None:
+        """Have those look who wait for a decision of this session."""
+        for event in self._waiting.get(session_id, ()):
             event.set()
+
+    def wake_all(self) -> None:
+        """Have everybody look: what was decided while the push connection was down woke nobody."""
+        for session_id in self._waiting:
+            self.wake(session_id)
 
     async def decision(self, session_id: str, request_id: str, *, seconds: float) -> dict[str, Any]:
         """Return how the request stands once it is settled, or after `seconds` if it still is not.
 
-        Raises `unknown_request`, and Unavailable when Redis cannot be asked.
+        Raises `unknown_request`, and Unavailable when Redis cannot be asked at the beginning or at the end;
+        in between it may come and go.
         """
-        standing = await self._permissions.decision(session_id, request_id)
-        if standing["status"] != "pending" or seconds <= 0:
-            return standing
-        loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
-        channel = self._keys.answers_channel(session_id).encode()
         event = asyncio.Event()
-        self._waiting.setdefault(channel, set()).add(event)
+        self._waiting.setdefault(session_id, set()).add(event)
         try:
-            await self._push.acquire(channel)
-            try:
-                # The first look may have come before the channel was live.
-                standing = await self._permissions.decision(session_id, request_id)
-                while standing["status"] == "pending" and (left := until - loop.time()) > 0:
-                    await _wait(event, min(left, LOOK_SECONDS))
-                    standing = await self._permissions.decision(session_id, request_id)
-            finally:
-                self._push.release(channel)
+            return await self._decision(event, session_id, request_id, seconds)
         finally:
-            waiting = self._waiting[channel]
+            waiting = self._waiting[session_id]
             waiting.discard(event)
             if not waiting:
-                del self._waiting[channel]
+                del self._waiting[session_id]
+
+    async def _decision(
+        self, event: asyncio.Event, session_id: str, request_id: str, seconds: float
+    ) -> dict[str, Any]:
+        until = time.monotonic() + seconds
+        standing: dict[str, Any] | None = await self._permissions.decision(session_id, request_id)
+        due: float | None = None
+        while standing is None or standing["status"] == "pending":
+            left = until - time.monotonic()
+            if left <= 0:
+                if standing is None:
+                    raise Unavailable
+                return standing
+            pause = LOOK_SECONDS
+            try:
+                if standing is None:
+                    pause = random.uniform(*_RETRY_SECONDS)
+                else:
+                    if due is None:
+                        due = await self._due(session_id, standing["expires_at"])
+                    pause = max(0.0, min(pause, due - time.monotonic()))
+                    pause += random.uniform(*_AFTER_DEADLINE_SECONDS)
+                await _wait(event, min(left, pause))
+                standing = await self._permissions.decision(session_id, request_id)
+            except Unavailable:
+                standing = None
         return standing
+
+    async def _due(self, session_id: str, expires_at: str) -> float:
+        """Return when the request expires, on our monotonic clock: Redis's decides, so it is asked for it."""
+        now_ms = (await self._history.status(session_id)).now_ms
+        seconds_left = datetime.fromisoformat(expires_at).timestamp() - now_ms / 1000
+        return time.monotonic() + seconds_left
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from sse_gateway.core.errors import GatewayError, Unavailable
 from sse_gateway.store.failures import Refused
@@ -66,7 +66,8 @@ class Push:
     """Supervise the push connection.
 
     `endpoint` finds the server to connect to (anew each time: Sentinel may name another);
-    `publish_probe` sends a payload to the probe channel by another connection.
+    `publish_probe` sends a payload to the probe channel by another connection. The channels that `pattern`
+    matches and those in `always` are held for good.
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class Push:
         publish_probe: Callable[[str, str], Awaitable[None]],
         on_message: Receive,
         on_restored: Callable[[], None],
+        pattern: bytes,
+        always: Iterable[bytes] = (),
         probe_seconds: float = PROBE_SECONDS,
         probe_timeout_seconds: float = PROBE_TIMEOUT_SECONDS,
     ) -> None:
@@ -88,10 +91,12 @@ class Push:
         self._publish_probe = publish_probe
         self._on_message = on_message
         self._on_restored = on_restored
+        self._pattern = pattern
         self._probe_seconds = probe_seconds
         self._probe_timeout_seconds = probe_timeout_seconds
-        self._channels: dict[bytes, _Channel] = {self._probe_key: _Channel()}
-        self._channels[self._probe_key].refs = 1
+        self._channels: dict[bytes, _Channel] = {name: _Channel() for name in (self._probe_key, *always)}
+        for channel in self._channels.values():
+            channel.refs = 1
         self._idle: dict[bytes, float] = {}
         """Channels nobody holds, with the time their last reference went; the oldest first."""
         self._subscriber: Subscriber | None = None
@@ -106,13 +111,13 @@ class Push:
         """All channels are subscribed on a connection that is up."""
         self.proven = False
         """A probe of ours came back on this connection, and none has failed since."""
+        self.fault = ""
+        """Why there is no connection, where that is known and somebody must act."""
         self.reconnects = 0
         self.probe_failures = 0
 
     def start(self) -> None:
         """Begin connecting; `connected` tells when it has come about."""
-        self.fault = ""
-        """Why there is no connection, where that is known and somebody must act."""
         self._down_since = asyncio.get_running_loop().time()
         self._task = asyncio.create_task(self._supervise(), name="push")
 
@@ -209,24 +214,24 @@ class Push:
                 # Whatever it is: nobody would start this task again, and streams would stay open with nothing
                 # to come.
                 expected = isinstance(error, (OSError, TimeoutError, GatewayError))
+                self.fault = error.message if isinstance(error, Refused) else ""
                 logger.warning(
                     "push connection failed, retrying: %s",
                     str(error) or type(error).__name__,
                     exc_info=None if expected else error,
                 )
-                self.fault = error.message if isinstance(error, Refused) else ""
             await asyncio.sleep(self._pause * random.random())
             self._pause = min(2 * self._pause, _PAUSE_SECONDS[1])
 
     async def _serve(self, subscriber: Subscriber) -> None:
         """Return, or raise, when the connection is over."""
         self.connected = True
+        self.fault = ""
         logger.info("push connection up, %d channels", len(self._channels))
         try:
             self._on_restored()
             await self._watch(subscriber)
         finally:
-        self.fault = ""
             self._drop(subscriber)
             self.reconnects += 1
         logger.warning("push connection lost, reconnecting")
@@ -236,6 +241,7 @@ class Push:
             subscriber = await Subscriber.connect(
                 await self._endpoint(),
                 name=self._name,
+                pattern=self._pattern,
                 on_message=self._received,
                 on_subscribed=self._confirmed,
             )
@@ -249,14 +255,14 @@ class Push:
                     await asyncio.wait(
                         (entry.confirmation(), subscriber.lost), return_when=asyncio.FIRST_COMPLETED
                     )
+                if subscriber.refusal is not None:
+                    raise subscriber.refusal
                 if subscriber.lost.done():
                     raise ConnectionResetError("closed while subscribing")
         except BaseException:
             self._drop(subscriber)
             raise
         return subscriber
-                if subscriber.refusal is not None:
-                    raise subscriber.refusal
 
     def _drop(self, subscriber: Subscriber) -> None:
         subscriber.abort()

@@ -59,10 +59,11 @@ class Subscriber(asyncio.Protocol):
         endpoint: Endpoint,
         *,
         name: str,
+        pattern: bytes,
         on_message: Receive,
         on_subscribed: Callable[[bytes], None],
     ) -> Subscriber:
-        """Open and authenticate a connection; raises OSError or Unavailable."""
+        """Open a connection that hears the channels `pattern` matches; raises OSError or Refused."""
         loop = asyncio.get_running_loop()
 
         def make() -> Subscriber:
@@ -82,6 +83,7 @@ class Subscriber(asyncio.Protocol):
             if endpoint.password:
                 await subscriber._call("AUTH", endpoint.username or "default", endpoint.password)
             await subscriber._call("CLIENT", "SETNAME", name)
+            await subscriber._call("PSUBSCRIBE", pattern.decode())
         except BaseException:
             subscriber.abort()
             raise
@@ -152,7 +154,9 @@ class Subscriber(asyncio.Protocol):
                 self._other(reply)
 
     def _other(self, reply: Any) -> None:
-        if isinstance(reply, list) and reply and reply[0] == b"subscribe":
+        if isinstance(reply, list) and reply and reply[0] == b"pmessage":
+            self._on_message(reply[2], reply[3])
+        elif isinstance(reply, list) and reply and reply[0] == b"subscribe":
             self._on_subscribed(reply[1])
         elif isinstance(reply, list) and reply and reply[0] == b"unsubscribe":
             pass
@@ -163,12 +167,12 @@ class Subscriber(asyncio.Protocol):
         else:
             # Only a refusal comes unasked (such as an ACL without this channel): start over, and let
             # the waiting streams run into their time limit meanwhile.
+            if isinstance(reply, hiredis.ReplyError):
+                self.refusal = self._refused("SUBSCRIBE", reply)
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         for future in self._replies:
-            if isinstance(reply, hiredis.ReplyError):
-                self.refusal = self._refused("SUBSCRIBE", reply)
             if not future.done():
                 future.set_exception(exc or ConnectionResetError("the push connection was closed"))
         self._replies.clear()

@@ -36,6 +36,7 @@ def push_to(
         publish_probe=publish_probe or publish,
         on_message=lambda _channel, _payload: None,
         on_restored=lambda: None,
+        pattern=b"test:*",
         probe_seconds=0.05,
         probe_timeout_seconds=1,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -22,11 +23,11 @@ from tests.support.tokens import token
 class Desk:
     """Gateways `a`, `b`, `c` on one server; `c` takes answers without an id at once."""
 
-    def __init__(self, server: RedisProcess) -> None:
+    def __init__(self, server: RedisProcess, **settings: Any) -> None:
         self.server = server
-        self.a = GatewayProcess(server.url, **CROWDED)
-        self.b = GatewayProcess(server.url, **CROWDED)
-        self.c = GatewayProcess(server.url, min_display_seconds=0, **CROWDED)
+        self.a = GatewayProcess(server.url, **CROWDED, **settings)
+        self.b = GatewayProcess(server.url, **CROWDED, **settings)
+        self.c = GatewayProcess(server.url, min_display_seconds=0, **CROWDED, **settings)
 
     @property
     def gateways(self) -> tuple[GatewayProcess, GatewayProcess, GatewayProcess]:
@@ -34,11 +35,10 @@ class Desk:
         return self.a, self.b, self.c
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def shared_desk() -> AsyncIterator[Desk]:
-    """The worker's desk; tests take `desk`."""
+@asynccontextmanager
+async def _desk(**settings: Any) -> AsyncIterator[Desk]:
     with RedisProcess("valkey") as server:
-        desk = Desk(server)
+        desk = Desk(server, **settings)
         try:
             await asyncio.gather(*(gateway.start() for gateway in desk.gateways))
             yield desk
@@ -47,10 +47,30 @@ async def shared_desk() -> AsyncIterator[Desk]:
                 gateway.close()
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_desk() -> AsyncIterator[Desk]:
+    """The worker's desk; tests take `desk`."""
+    async with _desk() as desk:
+        yield desk
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_old_desk() -> AsyncIterator[Desk]:
+    """The worker's desk for backends of the old kind; tests take `old_desk`."""
+    async with _desk(simple_notifier_compat=True) as desk:
+        yield desk
+
+
 @pytest.fixture
 def desk(shared_desk: Desk) -> Desk:
     """Three gateways on one server: neither may be killed or reconfigured."""
     return shared_desk
+
+
+@pytest.fixture
+def old_desk(shared_old_desk: Desk) -> Desk:
+    """Three gateways that also listen to backends of the old kind."""
+    return shared_old_desk
 
 
 @pytest.fixture

@@ -39,7 +39,10 @@ async def test_redis_clock_alone_says_when(ahead_seconds: float, way: str) -> No
     asked = Asked(ahead_seconds)
     warned: list[tuple[str, str, str]] = []
     deadlines = Deadlines(
-        cast(Permissions, asked), metrics=Metrics(), warn=lambda *warning: warned.append(warning)
+        cast(Permissions, asked),
+        metrics=Metrics(),
+        warn=lambda *warning: warned.append(warning),
+        settled=lambda _session_id, _decision: None,
     )
     deadlines.learn_clock(asked.now_ms())
     asked.expires_ms = asked.now_ms() + 1500
