@@ -59,6 +59,11 @@ class Nginx:
             f"location / {{ proxy_pass http://gateways; {version} {location} }} }}\n"
         )
 
+    def holding(self, http: str) -> Self:
+        """Set the inside of the `http` block: some texts need to know the folder or the port."""
+        self._http = http
+        return self
+
     @property
     def origin(self) -> str:
         """Scheme, host and port."""
