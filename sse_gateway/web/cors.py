@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from aiohttp import web
 
@@ -10,6 +11,8 @@ from sse_gateway.web.replies import Handler
 
 _ALLOW_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
 _ALLOW_METHODS = "GET, POST"
+# aiohttp 3.14 warns of a plain text as a key, and before it has no other.
+_ORIGIN: Any = web.RequestKey("cors_origin", str) if hasattr(web, "RequestKey") else "cors_origin"
 
 
 def allowing(origins: Collection[str]):  # type: ignore[no-untyped-def]
@@ -20,7 +23,7 @@ def allowing(origins: Collection[str]):  # type: ignore[no-untyped-def]
         origin = request.headers.get("Origin")
         if origin is None or not (origin in origins or "*" in origins):
             return await handler(request)
-        request["cors_origin"] = origin
+        request[_ORIGIN] = origin
         if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
             response: web.StreamResponse = web.Response(
                 status=204,
@@ -41,7 +44,7 @@ def allowing(origins: Collection[str]):  # type: ignore[no-untyped-def]
 
 def mark(request: web.Request, response: web.StreamResponse) -> None:
     """Allow the page that asked to read this response; called for a stream before its head is sent."""
-    origin = request.get("cors_origin")
+    origin = request.get(_ORIGIN)
     if origin is not None:
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Access-Control-Expose-Headers"] = "Retry-After"
