@@ -113,16 +113,21 @@ async def _events(request: web.Request) -> web.StreamResponse:
                 await gateway.tickets.redeem(asked.ticket, asked.session_id)
             response = await _begin(request)
             carrier = await carry(request, response, by=request.app[SETTINGS].stream_transport)
-            stream = gateway.begin(
-                join,
-                reading,
-                carrier.transport,
-                chunked=request.version >= HttpVersion11,
-                finish=carrier.finish,
-                principal=asked.principal,
-                client_id=asked.client_id,
-                http_request_id=trace_of(request),
-            )
+            try:
+                stream = gateway.begin(
+                    join,
+                    reading,
+                    carrier.transport,
+                    chunked=request.version >= HttpVersion11,
+                    finish=carrier.finish,
+                    principal=asked.principal,
+                    client_id=asked.client_id,
+                    http_request_id=trace_of(request),
+                )
+            except BaseException:
+                # A socket that was handed over is nobody else's to close.
+                carrier.transport.abort()
+                raise
             begun = True
             try:
                 carrier.watch(stream.end)
