@@ -21,6 +21,7 @@ from sse_gateway.core.visible import is_hidden
 from tests.browser.console import Console, Opener
 from tests.support.gateway import GatewayProcess
 from tests.support.servers import RedisProcess
+from tests.support.wait import until
 
 Another = Callable[[], Awaitable[Console]]
 Gateways = Callable[..., Awaitable[GatewayProcess]]
@@ -327,6 +328,58 @@ async def test_a_high_risk_wants_two_clicks_and_a_double_click_is_one(console: C
     await console.page.wait_for_timeout(700)
     await approve.click()
     await expect(console.request("r1")).to_have_attribute("data-state", "approved")
+
+
+CLICK_WHAT_IS_ASKED_SECOND = """() => new MutationObserver(changes => {
+    for (const card of changes.flatMap(change => [...change.addedNodes])) {
+        const approve = card.querySelector?.('[data-request-id="second"] [data-testid=approve]');
+        if (!approve) continue;
+        window.clicked = (window.clicked ?? 0) + 1;
+        approve.click();
+        setTimeout(() => approve.click(), 30);
+    }
+}).observe(document.body, {childList: true, subtree: true})"""
+"""As a page does that shifts under a pointer: the second click of two falls on what has just appeared."""
+
+
+@pytest.mark.parametrize("gap_ms", [0, 60])
+async def test_a_double_click_leaves_the_next_request_open_over_two_gateways(
+    consoles: Opener,
+    gateways: Gateways,
+    console_gateway: GatewayProcess,
+    console_server: RedisProcess,
+    session_id: str,
+    gap_ms: int,
+) -> None:
+    """The second click of two answers nothing, be it where the first was or on what was asked since."""
+    other_gateway = await gateways(console_server, console=True)
+    console = await (await consoles(console_gateway, console_server, session_id)).open()
+    watching = await (await consoles(other_gateway, console_server, session_id)).open(user="user-2")
+    await console.page.evaluate(CLICK_WHAT_IS_ASKED_SECOND)
+    watching.ask("first")
+    approve = console.request("first").get_by_test_id("approve")
+    await expect(approve).to_have_attribute("aria-disabled", "false")
+    await approve.hover()
+    mouse = console.page.mouse
+    await mouse.down()
+    await mouse.up()
+    await until(lambda: console.decision("first"), "the first click to count", every=0.002)
+    await asyncio.sleep(0.005)
+    watching.ask("second")
+    await console.page.wait_for_timeout(gap_ms)
+    await mouse.down(click_count=2)
+    await mouse.up(click_count=2)
+    for one in (console, watching):
+        await expect(one.request("second")).to_have_attribute("data-state", "pending")
+    await console.page.wait_for_timeout(200)
+    assert await console.page.evaluate("window.clicked") == 1
+    assert console.decision("second") is None
+    # Answered on purpose, at the other gateway, it is settled for both.
+    await expect(watching.request("first")).to_have_attribute("data-state", "approved")
+    await watching.request("second").get_by_test_id("approve").click()
+    await expect(console.request("second")).to_have_attribute("data-state", "approved")
+    decisions = [console.decision("first") or {}, console.decision("second") or {}]
+    assert [decision.get("decided_by") for decision in decisions] == ["user-1", "user-2"]
 
 
 async def test_a_click_under_way_and_a_key_held_down_answer_nothing(console: Console) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -14,10 +13,9 @@ import pytest_asyncio
 
 from sse_gateway.agent import AgentClient
 from tests.permissions.desk import CROWDED, Agent, Dial, Ear, Line, Tab
-from tests.support.gateway import GatewayProcess
+from tests.support.gateway import GatewayProcess, running
 from tests.support.servers import RedisProcess
-from tests.support.stream import SSEStream
-from tests.support.tokens import token
+from tests.support.tabs import tabs
 
 
 class Desk:
@@ -39,12 +37,8 @@ class Desk:
 async def _desk(**settings: Any) -> AsyncIterator[Desk]:
     with RedisProcess("valkey") as server:
         desk = Desk(server, **settings)
-        try:
-            await asyncio.gather(*(gateway.start() for gateway in desk.gateways))
+        async with running(*desk.gateways):
             yield desk
-        finally:
-            for gateway in desk.gateways:
-                gateway.close()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -89,29 +83,8 @@ async def ear(desk: Desk, session_id: str) -> AsyncIterator[Ear]:
 @pytest.fixture
 async def tab() -> AsyncIterator[Tab]:
     """Open streams that are hung up at the end; they are ready unless told `ready=False`."""
-    opened: list[SSEStream] = []
-
-    async def open_tab(
-        gateway: GatewayProcess,
-        session_id: str,
-        query: str = "",
-        *,
-        ready: bool = True,
-        claims: Mapping[str, Any] = MappingProxyType({}),
-        **options: Any,
-    ) -> SSEStream:
-        made = token(**({"session_id": session_id} | dict(claims)))
-        stream = await SSEStream.open(gateway.events(session_id, query), **{"token": made, **options})
-        opened.append(stream)
-        if ready:
-            await stream.ready()
-        return stream
-
-    yield open_tab
-    for stream in opened:
-        stream.close()
-    for stream in opened:
-        await stream.ended()
+    async with tabs() as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -75,6 +75,10 @@ async def test_a_gateway_killed_between_the_script_and_its_reply_has_decided(  #
     assert sorted(claims) == [False, False, True, True]
     assert len(agent.told(session_id)) == 1
     assert [m["type"] for m in stream.messages] == ["permission_request", "permission_cleared"]
+    # The one that took the answer cannot write its line any more, so another does.
+    await until(lambda: second.logs("permission_decided"), "the line of the decision")
+    (audited,) = first.logs("permission_decided") + second.logs("permission_decided")
+    assert (audited["outcome"], audited["decided_by"]) == (decisions[0].outcome, "ann")
 
 
 async def test_a_reply_that_does_not_come_is_a_503_and_the_repetition_tells_the_truth(

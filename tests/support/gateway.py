@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -183,6 +185,17 @@ class GatewayProcess:
             self.exit_code = started.end(self._process, number, seconds=seconds)
             self._process = None
         return self.exit_code if self.exit_code is not None else 0
+
+
+@asynccontextmanager
+async def running(*gateways: GatewayProcess) -> AsyncIterator[None]:
+    """Start gateways side by side, and close them at the end."""
+    try:
+        await asyncio.gather(*(gateway.start() for gateway in gateways))
+        yield
+    finally:
+        for gateway in gateways:
+            gateway.close()
 
 
 def environment(settings: Mapping[str, Any]) -> dict[str, str]:

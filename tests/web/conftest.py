@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -18,11 +17,10 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from tests.support.gateway import GatewayProcess
+from tests.support.gateway import GatewayProcess, running
 from tests.support.modes import missing
 from tests.support.servers import KINDS, Kind, RedisProcess, binary
-from tests.support.stream import SSEStream
-from tests.support.tokens import token
+from tests.support.tabs import tabs
 from tests.web.site import CLIENT_LIMITS, Human, Site, Tab
 
 
@@ -32,12 +30,8 @@ async def _site(kind: Kind) -> AsyncIterator[Site]:
         missing("redis-server" if kind == "redis" else kind)
     with RedisProcess(kind) as server:
         site = Site(server)
-        try:
-            await asyncio.gather(site.a.start(), site.b.start())
+        async with running(site.a, site.b):
             yield site
-        finally:
-            site.a.close()
-            site.b.close()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -75,29 +69,8 @@ def any_site(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 async def tab() -> AsyncIterator[Tab]:
     """Open streams that are hung up at the end of the test; see `Tab` for the call."""
-    opened: list[SSEStream] = []
-
-    async def open_tab(
-        gateway: GatewayProcess,
-        session_id: str,
-        query: str = "",
-        *,
-        ready: bool = True,
-        claims: Mapping[str, Any] = MappingProxyType({}),
-        **options: Any,
-    ) -> SSEStream:
-        made = token(**({"session_id": session_id} | dict(claims)))
-        stream = await SSEStream.open(gateway.events(session_id, query), **{"token": made, **options})
-        opened.append(stream)
-        if ready:
-            await stream.ready()
-        return stream
-
-    yield open_tab
-    for stream in opened:
-        stream.close()
-    for stream in opened:
-        await stream.ended()
+    async with tabs() as opened:
+        yield opened
 
 
 @pytest.fixture
