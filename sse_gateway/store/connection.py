@@ -18,13 +18,16 @@ from typing import Any
 from sse_gateway.core.errors import GatewayError, Unavailable
 from sse_gateway.core.keys import Keys
 from sse_gateway.store.cluster import Address, Command, redirected
+from sse_gateway.store.commands import Commands
 from sse_gateway.store.failures import TROUBLE, Outcome, as_gateway_error, judge
 from sse_gateway.store.library import Library
-from sse_gateway.store.servers import CALL_SECONDS, CONNECTIONS, Endpoint, Servers
+from sse_gateway.store.servers import CALL_SECONDS, Endpoint, Servers
 
 logger = logging.getLogger(__name__)
 
 BATCH = 100
+IN_FLIGHT = 32
+"""Calls on their way at a time; the others wait for their turn within their limit."""
 WAIT_MS = 1000
 _PAUSE_SECONDS = (0.02, 0.4)
 _SAFE_TO_REPEAT = frozenset({"read", "status", "pending", "request", "decision", "claim", "beat", "version"})
@@ -69,7 +72,10 @@ class Store:
         self.target = self._servers.target
         self.client = self._servers.client
         """A Redis or RedisCluster for plain commands, which raise redis-py's own errors."""
-        self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._calls = Commands(self._servers.endpoint)
+        self._batches = Commands(self._servers.endpoint)
+        """A way of their own, so that no answer waits behind a thousand histories."""
+        self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._turn = random.randrange(16384)
         """Which primary published last, so that every one is tried in time."""
 
@@ -139,9 +145,10 @@ class Store:
         """Send (key, command) pairs, pipelined by node; errors are among the results, none is raised."""
         nodes = self._nodes
         if nodes is None:
-            return await self._limited(
-                self._send_once("", [command for _, command in commands]), len(commands)
-            )
+            with self._timed(commands[0][1]):
+                return await self._limited(
+                    self._batches.send([command for _, command in commands]), len(commands)
+                )
         results: list[Any] = [None] * len(commands)
         by_node: dict[Address, list[int]] = {}
         for at, (key, _) in enumerate(commands):
@@ -168,7 +175,7 @@ class Store:
         try:
             async with asyncio.timeout(CALL_SECONDS), self._slots:
                 return await sending
-        except (*TROUBLE, TimeoutError) as error:
+        except (*TROUBLE, Unavailable) as error:
             return [error] * count
 
     async def _send_once(self, key: str, commands: Sequence[Command]) -> list[Any]:
@@ -176,7 +183,8 @@ class Store:
             if self._nodes is not None:
                 return await self._nodes.send(key, commands)
             if len(commands) == 1:
-                return [await self.client.execute_command(*commands[0])]
+                return await self._calls.send(commands)
+            # WAIT blocks its connection, so this goes by one of its own.
             pipeline = self.client.pipeline(transaction=False)
             for command in commands:
                 pipeline.execute_command(*command)
@@ -204,7 +212,7 @@ class Store:
                     command = self.library.command(name, session_id, *args)
                     try:
                         replies = await self._send_once(key, (command, *extra))
-                    except TROUBLE as error:
+                    except (*TROUBLE, Unavailable) as error:
                         replies = [error]
                     if not isinstance(replies[0], Exception):
                         return replies
@@ -256,7 +264,7 @@ class Store:
 
     async def push_endpoint(self) -> Endpoint:
         """Return where to open the push connection now; raises Unavailable when nobody knows."""
-        return await self._servers.push_endpoint()
+        return await self._servers.endpoint()
 
     async def command(self, name: str, key: str, *args: Any) -> Any:
         """Send one plain command about one key; raises Unavailable."""
@@ -289,6 +297,8 @@ class Store:
 
     async def close(self) -> None:
         """Close every connection."""
+        await self._calls.close()
+        await self._batches.close()
         await self._servers.close()
 
 

@@ -97,6 +97,8 @@ def as_gateway_error(error: Exception) -> GatewayError:
     """
     if isinstance(error, RuntimeError) and _CLOSED not in str(error):
         raise error
+    if isinstance(error, GatewayError):
+        return error
     refusal = _REFUSAL.match(str(error)) if isinstance(error, ResponseError) else None
     if refusal is not None:
         return GatewayError(CODES.get(refusal[1], refusal[1].lower()), refusal[2])

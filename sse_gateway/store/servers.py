@@ -24,7 +24,7 @@ CALL_SECONDS = 3.0
 """Limit of one call, repetitions included."""
 CONNECT_SECONDS = 2.0
 CONNECTIONS = 32
-"""Calls in flight at a time; the others wait for their turn within their limit."""
+"""Of redis-py's pool at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Endpoint:
     ssl: ssl.SSLContext | None = None
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    db: int = 0
 
 
 class Servers:
@@ -67,7 +68,7 @@ class Servers:
             "username": self._username,
             "password": self._password,
             "protocol": 2,
-            "max_connections": 2 * CONNECTIONS,
+            "max_connections": CONNECTIONS,
             "socket_timeout": CALL_SECONDS,
             "socket_connect_timeout": CONNECT_SECONDS,
             "retry": Retry(NoBackoff(), 0),
@@ -96,7 +97,10 @@ class Servers:
         return Redis(host=host, port=port, db=target.db, **options)
 
     def _make_node_client(self, address: Address) -> Redis:
-        return Redis(host=address[0], port=address[1], **self._options())
+        client = Redis(host=address[0], port=address[1], **self._options())
+        # Replies as Redis gives them, as everywhere else here.
+        client.response_callbacks.clear()
+        return client
 
     async def primaries(self) -> list[Any]:
         """Return a client for each primary: one, except in a Cluster."""
@@ -117,11 +121,15 @@ class Servers:
             raise as_gateway_error(error) from None
         return self.nodes.generation
 
-    async def push_endpoint(self) -> Endpoint:
-        """Return where to open the push connection now; raises Unavailable when nobody knows."""
+    async def endpoint(self) -> Endpoint:
+        """Return where to open a connection of one's own now; raises Unavailable when nobody knows.
+
+        In a Cluster it is any primary, which will do for a subscription.
+        """
         target = self.target
+        user: dict[str, Any] = {"username": self._username, "password": self._password, "db": target.db}
         if target.kind == "unix":
-            return Endpoint(path=target.path, username=self._username, password=self._password)
+            return Endpoint(path=target.path, **user)
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 if self._sentinel is not None:
@@ -134,7 +142,7 @@ class Servers:
                     host, port = target.hosts[0]
         except (*TROUBLE, TimeoutError) as error:
             raise as_gateway_error(error) from None
-        return Endpoint(host=host, port=port, ssl=self._ssl, username=self._username, password=self._password)
+        return Endpoint(host=host, port=port, ssl=self._ssl, **user)
 
     async def close(self) -> None:
         """Close every connection."""

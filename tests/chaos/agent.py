@@ -93,7 +93,8 @@ class Agent:
     async def history(self, session_id: str) -> list[Any]:
         """Return the events that the session's history holds."""
         entries = await self._store.command("XRANGE", self._keys.history(session_id), "-", "+")
-        return [json.loads(fields[b"d"]) for _, fields in entries or ()]
+        # The event is the first field's value.
+        return [json.loads(fields[1]) for _, fields in entries]
 
     async def open_requests(self, session_id: str) -> list[str]:
         """Return the ids of the requests that are open, in the order asked."""
