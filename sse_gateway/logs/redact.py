@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 REDACTED = "[redacted]"
@@ -56,8 +57,20 @@ def _is_harmless(text: str) -> bool:
     """Tell, without the expressions, that none of them can match: so it is with most texts."""
     if not text.isascii() or (len(text) >= _SHORTEST_TOKEN and text.count(".") > 1):
         return False
+    return not _has_mark(text)
+
+
+def _has_mark(text: str) -> bool:
     lower = text.lower()
-    return not any(mark in lower for mark in _MARKS)
+    for mark in _MARKS:  # noqa: SIM110 (three times as fast as any())
+        if mark in lower:
+            return True
+    return False
+
+
+@lru_cache(maxsize=1024)
+def _is_secret_name(name: str) -> bool:
+    return _SECRET_FIELD.fullmatch(name) is not None
 
 
 class Redactor(logging.Filter):
@@ -75,17 +88,37 @@ class Redactor(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Redact a record in place; every record passes."""
-        record.msg = self._text(_message(record))
-        record.args = None
+        message, fields = _message(record), fields_of(record)
+        record.msg, record.args = message, None
+        if not (record.exc_info or record.exc_text or record.stack_info) and self._is_plain(message, fields):
+            return True
+        record.msg = self._text(message)
         if record.exc_info and not record.exc_text:
             record.exc_text = self._formatter.formatException(record.exc_info)
         if record.exc_text:
             record.exc_text = self._text(record.exc_text)
         if record.stack_info:
             record.stack_info = self._text(record.stack_info)
-        for name, value in fields_of(record).items():
+        for name, value in fields.items():
             _put_field(record, name, self._value(name, value))
         return True
+
+    def _is_plain(self, message: str, fields: Mapping[str, Any]) -> bool:
+        """Tell, in one look at all of it, that nothing has to be cut out: so it is with most records."""
+        texts = [message]
+        for name, value in fields.items():
+            if isinstance(value, str):
+                texts.append(value)
+            elif not (value is None or isinstance(value, bool | int | float)):
+                return False
+            if _is_secret_name(name):
+                return False
+        joined = "\n".join(texts)
+        if len(joined) > MAX_CHARACTERS or not joined.isascii() or _has_mark(joined):
+            return False
+        if any(secret in joined for secret in self._secrets):
+            return False
+        return not any(len(text) >= _SHORTEST_TOKEN and text.count(".") > 1 for text in texts)
 
     def _text(self, text: str) -> str:
         if len(text) > MAX_CHARACTERS:
@@ -95,7 +128,7 @@ class Redactor(logging.Filter):
     def _value(self, name: str, value: Any) -> Any:
         if value is None or isinstance(value, bool | int | float):
             return value
-        if _SECRET_FIELD.fullmatch(name):
+        if _is_secret_name(name):
             return REDACTED
         if isinstance(value, Mapping):
             return {str(key): self._value(str(key), inner) for key, inner in value.items()}
@@ -109,7 +142,8 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     """Return the structured fields of a record: `extra={"fields": {…}}` and other extra attributes."""
-    found = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    attributes = vars(record)
+    found = {name: attributes[name] for name in attributes.keys() - _STANDARD}
     fields = getattr(record, "fields", None)
     if isinstance(fields, Mapping):
         found.update(fields)

@@ -46,5 +46,8 @@ def configure(
     root.addHandler(handler)
     root.setLevel(level.upper())
     logging.captureWarnings(capture=True)
+    # What no line shows need not be found out for each: caller, thread and process.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # logging's own report of a failed write prints the raw arguments, tokens included.
     logging.raiseExceptions = False
