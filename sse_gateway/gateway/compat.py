@@ -111,15 +111,15 @@ class Compat:
     async def _ask_slot(self, session_id: str, event: PlainEvent) -> None:
         """Ask what lies in the slot, once: many backends leave it there after it was settled."""
         request_id = self._requests.name(session_id, event)
-        asked = self._store.keys.slot_asked(session_id)
-        if request_id is None or request_id.encode() == await self._store.command(
-            "GETEX", asked, "EX", SLOT_SECONDS
-        ):
+        if request_id is None:
             return
-        await self._requests.ask(session_id, event)
+        asked = self._store.keys.slot_asked(session_id)
+        known = await self._store.command("GET", asked) == request_id.encode()
+        if not known:
+            await self._requests.ask(session_id, event)
         await self._store.command("SET", asked, request_id, "EX", SLOT_SECONDS)
         slot = self._store.keys.old_slot("permission_request", session_id)
-        if await self._store.command("GET", slot) is None:
+        if not known and await self._store.command("GET", slot) is None:
             # Taken back between the look and the asking: its clear found nothing to cancel.
             await self._cancel(session_id, request_id)
 

@@ -184,6 +184,19 @@ async def test_what_cannot_be_waited_for_or_claimed_is_said_at_once(
     ):
         assert (response.status_code, response.json()["code"]) == (status, code), response.text
     assert (await backend.claim(desk.b, "r", "w1")).json()["data"] == {"claimed": False}
+    for data, status, code in (
+        ({"request_id": "r", "tool_name": "bash", "parameters": {"cmd": "rm"}}, 409, "request_mismatch"),
+        ({"request_id": "r", "tool_name": "edit", "parameters": {"cmd": "ls"}}, 409, "request_mismatch"),
+        ({"tool_name": "bash", "parameters": []}, 400, "bad_request"),
+        ({"tool_name": "bash", "expires_in": 0}, 400, "bad_request"),
+    ):
+        response = await http.post(
+            f"{desk.c.base}/publish/{backend.session_id}",
+            headers=backend.headers,
+            json={"type": "permission_request", "data": data},
+        )
+        assert (response.status_code, response.json()["code"]) == (status, code), response.text
+    assert [r["request_id"] for r in (await backend.get(desk.a)).json()["data"]["pending"]] == ["r"]
 
 
 @pytest.mark.chaos
