@@ -166,9 +166,14 @@ class Gateway:
         self.functions.start()
         self.push.start()
 
+    def leave(self) -> None:
+        """Say that this process is about to end: it takes no new streams, and nobody waits for it."""
+        self.draining = True
+        self.waits.end()
+
     async def stop(self) -> None:
         """Close what streams are left, and let go of Redis."""
-        self.draining = True
+        self.leave()
         await self.hub.drain(0)
         await self.handover.stop()
         await self._tasks.stop()

@@ -29,6 +29,7 @@ class Waits:
         self._history = history
         self._waiting: dict[str, set[asyncio.Event]] = {}
         """Session → who waits for a decision of it."""
+        self._over = False
 
     def wake(self, session_id: str) -> None:
         """Have those look who wait for a decision of this session."""
@@ -40,8 +41,13 @@ class Waits:
         for session_id in self._waiting:
             self.wake(session_id)
 
+    def end(self) -> None:
+        """Wait no longer, and have nobody wait any more: who asks again shall ask another gateway."""
+        self._over = True
+        self.wake_all()
+
     async def decision(self, session_id: str, request_id: str, *, seconds: float) -> dict[str, Any]:
-        """Return how the request stands once it is settled, or after `seconds` if it still is not.
+        """Return how the request stands once it is settled, or after `seconds` (or `end`) if it still is not.
 
         Raises `unknown_request`, and Unavailable when Redis cannot be asked at the beginning or at the end;
         in between it may come and go.
@@ -64,7 +70,7 @@ class Waits:
         due: float | None = None
         while standing is None or standing["status"] == "pending":
             left = until - time.monotonic()
-            if left <= 0:
+            if left <= 0 or self._over:
                 if standing is None:
                     raise Unavailable
                 return standing

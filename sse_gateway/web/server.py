@@ -75,7 +75,7 @@ async def run(settings: Settings, *, ready: Callable[[str], None] | None = None)
         if ready is not None:
             ready(address)
         await stopping.wait()
-        gateway.draining = True
+        gateway.leave()
         await site.stop()
         await gateway.hub.drain(settings.drain_seconds)
     finally:

@@ -199,6 +199,21 @@ async def test_what_cannot_be_waited_for_or_claimed_is_said_at_once(
     assert [r["request_id"] for r in (await backend.get(desk.a)).json()["data"]["pending"]] == ["r"]
 
 
+async def test_a_poll_is_sent_on_by_a_gateway_that_stops(
+    desk: Desk, gateways: Gateways, backend: Backend, session_id: str
+) -> None:
+    """SIGTERM holds up neither the poll nor the gateway: it is told "pending", and waits elsewhere."""
+    gateway = await gateways(desk.server, **CROWDED)
+    await backend.ask(gateway, request_id="r")
+    before = await looks(gateway)
+    polls = [asyncio.create_task(backend.wait(gateway, "r", 40)) for _ in range(3)]
+    await polled(gateway, before, 3)
+    began = time.monotonic()
+    assert await asyncio.to_thread(gateway.stop) == 0
+    assert [poll["status"] for poll in await asyncio.gather(*polls)] == ["pending"] * 3
+    assert time.monotonic() - began < 4
+
+
 @pytest.mark.chaos
 async def test_a_decision_whose_message_was_lost_is_found(
     own_server: RedisProcess,
