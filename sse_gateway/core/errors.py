@@ -17,7 +17,6 @@ STATUS: Mapping[str, int] = {
     # 400: the caller sent something malformed
     "bad_request": 400,
     "bad_session_id": 400,
-    "bad_cursor": 400,
     "bad_parameter": 400,
     "malformed_json": 400,
     "invalid_event": 400,
@@ -30,7 +29,6 @@ STATUS: Mapping[str, int] = {
     "token_expired": 401,
     "ticket_spent": 401,
     "forbidden_session": 403,
-    "forbidden_origin": 403,
     "missing_scope": 403,
     # 404 to 410: the state of the thing asked for
     "not_found": 404,
@@ -61,7 +59,6 @@ STATUS: Mapping[str, int] = {
     "keys_unavailable": 503,
     "overloaded": 503,
     "redis_unavailable": 503,
-    "shutting_down": 503,
 }
 
 
