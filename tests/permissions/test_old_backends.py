@@ -16,6 +16,7 @@ import pytest
 
 from tests.permissions.conftest import Desk
 from tests.permissions.desk import Agent, Dial, Ear, Tab, answering, open_at
+from tests.support.gateway import GatewayProcess
 from tests.support.servers import RedisProcess
 from tests.support.stream import SSEStream
 from tests.support.wait import until
@@ -89,6 +90,12 @@ def open_tools(agent: Agent, session_id: str) -> list[str]:
     """Return the tools of the requests that Redis holds open."""
     requests = agent.call("pending", session_id)[3][1::5]
     return [json.loads(request)["tool_name"] for request in requests]
+
+
+async def cleared(desk: Desk, session_id: str) -> None:
+    """Wait until a gateway has dealt with a clear."""
+    marks = f"sse:{{{session_id}}}:cleared:*"
+    await until(lambda: list(desk.server.client.scan_iter(marks, count=100_000)), "the clear to count")
 
 
 async def test_each_event_reaches_each_stream_once(
@@ -166,12 +173,20 @@ async def test_a_clear_never_overtakes_its_request(
     assert [event["data"]["outcome"] for event in cleared] == ["cancelled"] * rounds
 
 
+async def asks(gateway: GatewayProcess) -> float:
+    """Return how often a gateway has asked the script for a request."""
+    return (await gateway.metrics()).get(
+        'sse_gateway_redis_command_duration_seconds_count{command="sse_ask"}', 0.0
+    )
+
+
 async def test_a_clear_that_a_gateway_hears_late_leaves_the_next_request_open(
     old_desk: Desk, backend: OldBackend, old_agent: Agent, tab: Tab, session_id: str
 ) -> None:
     """A gateway that stood still while others went on cancels what was cleared, not what was asked since."""
     stream = await tab(old_desk.a, session_id)
     late = await tab(old_desk.c, session_id)
+    before = await asks(old_desk.c)
     old_desk.c.pause()
     try:
         backend.ask("first")
@@ -180,13 +195,34 @@ async def test_a_clear_that_a_gateway_hears_late_leaves_the_next_request_open(
         await stream.wait(lambda: tools(stream) == ["second"], "the second request")
     finally:
         old_desk.c.resume()
+
+    async def caught_up() -> bool:
+        return await asks(old_desk.c) == before + 2
+
+    # It deals with them in their order, so the clear is behind it.
+    await until(caught_up, "the late one to have asked both")
+    await late.wait(lambda: tools(late) == ["second"], "the second request")
     backend.say("tool_status", {"n": 1})
     await late.message("tool_status")
-    await late.wait(lambda: tools(late) == ["second"], "the second request")
-    backend.ask("third")
-    await stream.wait(lambda: tools(stream) == ["second", "third"], "the third request")
-    await late.wait(lambda: tools(late) == ["second", "third"], "the third request")
-    assert open_tools(old_agent, session_id) == ["second", "third"]
+    assert tools(late) == tools(stream) == ["second"]
+    assert open_tools(old_agent, session_id) == ["second"]
+
+
+async def test_a_clear_counts_at_the_gateway_that_asks_last(
+    old_desk: Desk, backend: OldBackend, old_agent: Agent, tab: Tab, session_id: str
+) -> None:
+    """The others, without a stream, are done with the clear before the one with a stream has asked."""
+    stream = await tab(old_desk.c, session_id)
+    old_desk.c.pause()
+    try:
+        backend.ask("first")
+        backend.clear()
+        await cleared(old_desk, session_id)
+    finally:
+        old_desk.c.resume()
+    await stream.message("permission_request")
+    assert (await stream.message("permission_cleared"))["data"]["outcome"] == "cancelled"
+    assert open_tools(old_agent, session_id) == []
 
 
 async def test_a_clear_counts_though_nobody_is_watching(
@@ -274,8 +310,7 @@ async def test_a_request_cleared_before_anybody_saw_it_is_not_asked_from_its_slo
     backend.keep("permission_request", request)
     assert backend.say("permission_request", request) == 3
     backend.clear()
-    marks = f"sse:{{{session_id}}}:cleared:*"
-    await until(lambda: list(old_desk.server.client.scan_iter(marks, count=100_000)), "the clear to count")
+    await cleared(old_desk, session_id)
     stream = await tab(old_desk.a, session_id)
     assert tools(stream) == []
     assert open_tools(old_agent, session_id) == []

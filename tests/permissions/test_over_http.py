@@ -240,10 +240,10 @@ async def test_a_decision_whose_message_was_lost_is_found(
 
 @pytest.mark.chaos
 async def test_a_poll_outlives_a_restart_of_redis(
-    any_own_server: RedisProcess, gateways: Gateways, http: httpx.AsyncClient, dial: Dial, session_id: str
+    own_server: RedisProcess, gateways: Gateways, http: httpx.AsyncClient, dial: Dial, session_id: str
 ) -> None:
     """Redis away while polls wait: they go on, and are told once it is back; what it forgot is a 404."""
-    server = any_own_server
+    server = own_server
     two = await asyncio.gather(*(gateways(server, **CROWDED) for _ in range(2)))
     backend = Backend(http, session_id)
     line = await dial(two[0])
@@ -253,7 +253,8 @@ async def test_a_poll_outlives_a_restart_of_redis(
     polls = [asyncio.create_task(backend.wait(two[1], "r", 40)) for _ in range(5)]
     await polled(two[1], before, 5)
     server.kill()
-    await asyncio.sleep(3)
+    # Longer than the time from one look to the next.
+    await asyncio.sleep(5.5)
     assert not any(poll.done() for poll in polls)
     server.start()
     await two[0].answers("/readyz")
