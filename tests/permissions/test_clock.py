@@ -1,15 +1,18 @@
-"""A gateway whose clock is wrong settles and warns when Redis's clock says so."""
+"""A gateway whose clock is wrong settles, warns and looks when Redis's clock says so."""
 
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from sse_gateway.core.events import dumps, iso_ms
 from sse_gateway.gateway.deadlines import Deadlines
+from sse_gateway.gateway.waits import Waits
 from sse_gateway.metrics import Metrics
+from sse_gateway.store.history import History
 from sse_gateway.store.permissions import Permissions
 from tests.support.wait import until
 
@@ -24,6 +27,9 @@ class Asked:
 
     def now_ms(self) -> int:
         return round((time.time() + self.ahead_seconds) * 1000)
+
+    async def status(self, session_id: str) -> SimpleNamespace:
+        return SimpleNamespace(now_ms=self.now_ms())
 
     async def decision(self, session_id: str, request_id: str) -> dict[str, Any]:
         self.times.append(time.monotonic())
@@ -59,3 +65,15 @@ async def test_redis_clock_alone_says_when(ahead_seconds: float, way: str) -> No
     assert len(asked.times) == 2, "asked before the warning and at the deadline"
     assert asked.times[1] - began > 1.45
     await deadlines.stop()
+
+
+@pytest.mark.parametrize("ahead_seconds", [-3600.0, 0.0, 3600.0])
+async def test_a_poll_looks_when_redis_clock_says_so(ahead_seconds: float) -> None:
+    """A poll is told of the deadline when Redis says so, and does not look all the time before."""
+    asked = Asked(ahead_seconds)
+    asked.expires_ms = asked.now_ms() + 700
+    waits = Waits(cast(Permissions, asked), history=cast(History, asked))
+    began = time.monotonic()
+    assert (await waits.decision("s", "r", seconds=20))["status"] == "decided"
+    assert 0.6 < time.monotonic() - began < 3
+    assert len(asked.times) <= 3
