@@ -67,7 +67,10 @@ class Principal:
 
     def named_by(self, session_id: str) -> str | None:
         """Return the pattern that reaches this session, so that it can be told, or None."""
-        return next((pattern for pattern in self.sessions if reaches(pattern, session_id)), None)
+        for pattern in self.sessions:
+            if reaches(pattern, session_id):
+                return pattern
+        return None
 
     def owns(self, owner: str | None) -> bool:
         """Tell whether this is the session's owner; a session without one belongs to nobody."""

@@ -62,7 +62,7 @@ class Hub:
         """
         self.streams.add(stream)
         count = len(self._slices)
-        stream.slice = (self._turn - 1 - random.randrange(1 + count // 5)) % count
+        stream.slice = (self._turn - 1 - int(random.random() * (1 + count // 5))) % count
         self._slices[stream.slice].add(stream)
         self._schedule(stream)
 

@@ -13,7 +13,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 from sse_gateway.core import notices
 from sse_gateway.core.cursor import Cursor
@@ -54,7 +53,7 @@ class Handover:
         self._gateway_id = gateway_id
         self._heartbeat_seconds = heartbeat_seconds
         self._on_live = on_live
-        self._reads: dict[tuple[Feed, str | None, str], asyncio.Task[Reading]] = {}
+        self._reads: dict[tuple[Feed, str | None, str], asyncio.Future[Reading]] = {}
         """Reads under way, shared by the streams of a session that wait for the same."""
         self._tasks = Tasks()
 
@@ -94,15 +93,20 @@ class Handover:
     async def read(self, join: Join, cursor: str | None, *, mode: str = "snapshot") -> Reading:
         """Read owner, position, entries, open requests and state in one round trip; raises Unavailable."""
         key = (join.feed, cursor, mode)
-        task = self._reads.get(key)
-        if task is None:
-            task = asyncio.create_task(self._history.read(join.feed.session_id, cursor, mode=mode))
-            self._reads[key] = task
-            task.add_done_callback(lambda _: self._reads.pop(key, None))
-            task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        reading = await asyncio.shield(task)
+        asked = self._reads.get(key)
+        if asked is None:
+            asked = asyncio.ensure_future(self._history.read(join.feed.session_id, cursor, mode=mode))
+            self._reads[key] = asked
+            asked.add_done_callback(lambda asked: self._was_read(key, asked))
+        reading = await asyncio.shield(asked)
         self._live.placed(join.feed, reading)
         return reading
+
+    def _was_read(self, key: tuple[Feed, str | None, str], asked: asyncio.Future[Reading]) -> None:
+        del self._reads[key]
+        if not asked.cancelled():
+            # Marked as seen: whoever waits for it raises it, and that may be nobody any more.
+            asked.exception()
 
     async def bring_live(
         self, join: Join, stream: Stream, reading: Reading, *, cursor: str | None, shown: Sequence[bytes] = ()
@@ -225,7 +229,7 @@ class Handover:
             fresh = await self._read_on(join, stream, None)
             if fresh is None:
                 return None
-            reading = replace(fresh, verdict="trimmed")
+            reading = fresh._replace(verdict="trimmed")
             replay = make_replay(reading, cursor, resumed=resumed)
         if replay.reset:
             self._metrics.resets.labels(reading.verdict).inc()

@@ -12,7 +12,6 @@ import logging
 import random
 import re
 from collections.abc import Callable
-from dataclasses import replace
 
 from sse_gateway.core.cursor import Cursor
 from sse_gateway.core.errors import GatewayError, Unavailable
@@ -305,7 +304,7 @@ class Live:
         """Start the live streams anew from a snapshot, because history does not continue them."""
         requested = str(feed.position)
         reading = await self._read(feed, None)
-        self._show_reset(feed, replace(reading, verdict=reason), requested)
+        self._show_reset(feed, reading._replace(verdict=reason), requested)
 
     def _show_reset(self, feed: Feed, reading: Reading, requested: str) -> None:
         self._metrics.resets.labels(reading.verdict).inc()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sse_gateway.core.cursor import Cursor
 from sse_gateway.core.errors import GatewayError
@@ -25,8 +25,7 @@ HELD_SECONDS = 0.005
 Mode = Literal["snapshot", "all", "none"]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One retained event."""
 
     seq: int
@@ -36,8 +35,7 @@ class Entry:
     """Of a permission_request."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(NamedTuple):
     """One open permission request."""
 
     request_id: str
@@ -48,8 +46,7 @@ class Pending:
     """Of its event."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """What one call of the reading script found, as of one moment."""
 
     owner: str | None
@@ -95,24 +92,25 @@ class History:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._asked: list[tuple[tuple[str, str, Sequence[Any]], asyncio.Future[Any]]] = []
+        self._asked: list[tuple[tuple[str, str, Sequence[Any]], asyncio.Future[Reading]]] = []
         """Reads that are not on their way yet."""
         self._held: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def read(
+    def read(
         self, session_id: str, cursor: str | None, *, mode: str = "snapshot", page_bytes: int = PAGE_BYTES
-    ) -> Reading:
+    ) -> asyncio.Future[Reading]:
         """Read from behind `cursor`, or without one as `mode` says; creates the session's numbering.
 
-        Pages have about `page_bytes` of entries; `more` says that another one follows.
+        Pages have about `page_bytes` of entries; `more` says that another one follows. The future raises
+        GatewayErrors.
         """
         loop = asyncio.get_running_loop()
         if not self._asked:
             loop.call_soon(self._send_asked)
-        reply: asyncio.Future[Any] = loop.create_future()
-        self._asked.append((("read", session_id, (cursor or "", mode, page_bytes)), reply))
-        return _reading(await reply)
+        reading: asyncio.Future[Reading] = loop.create_future()
+        self._asked.append((("read", session_id, (cursor or "", mode, page_bytes)), reading))
+        return reading
 
     def _send_asked(self) -> None:
         if len(self._tasks) < READING_AT_ONCE:
@@ -135,7 +133,7 @@ class History:
         if self._held is not None:
             self._send_now()
 
-    async def _read_batch(self, asked: list[tuple[Any, asyncio.Future[Any]]]) -> None:
+    async def _read_batch(self, asked: list[tuple[Any, asyncio.Future[Reading]]]) -> None:
         replies: list[Any]
         try:
             replies = await self._store.fcall_many([call for call, _ in asked])
@@ -147,7 +145,7 @@ class History:
             if isinstance(reply, Exception):
                 future.set_exception(reply)
             else:
-                future.set_result(reply)
+                future.set_result(_reading(reply))
 
     async def publish(
         self,

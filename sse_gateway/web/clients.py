@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import islice
 
 from aiohttp import web
@@ -74,6 +75,7 @@ class Clients:
             )
 
 
+@lru_cache(maxsize=4096)
 def _address(text: str) -> Address | None:
     """Read an address as peers and proxies write it: with a port, in brackets, as IPv4 inside IPv6."""
     if len(text) > 64:

@@ -9,6 +9,7 @@ a full disk by the other.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Callable
@@ -228,5 +229,7 @@ def _limit_unread(connection: web.RequestHandler) -> None:
     assert connection.transport is not None
     sock = connection.transport.get_extra_info("socket")
     option = getattr(socket, "TCP_USER_TIMEOUT", None)
-    if sock is not None and option is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, option, UNREAD_SECONDS * 1000)
+    if sock is not None and option is not None:
+        # A unix socket has no such option.
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, option, UNREAD_SECONDS * 1000)

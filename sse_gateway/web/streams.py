@@ -24,7 +24,7 @@ from sse_gateway.web.keys import AUTHENTICATOR, GATEWAY, SETTINGS
 from sse_gateway.web.limiting import LIMITING
 from sse_gateway.web.replies import METRICS
 from sse_gateway.web.tracing import trace_of
-from sse_gateway.web.transport import USER_TIMEOUT_SECONDS, carry, limit_kernel_buffer
+from sse_gateway.web.transport import carry
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ async def _check(request: web.Request) -> _Asked:
 
 async def _begin(request: web.Request) -> EventSourceResponse:
     """Send the head and a first `retry:` line, so that `onopen` fires at once everywhere."""
-    response = EventSourceResponse(ping_interval=_NEVER, send_timeout=USER_TIMEOUT_SECONDS)
+    response = EventSourceResponse(ping_interval=_NEVER, send_timeout=None)
     response.headers.update(HEADERS)
     mark(request, response)
     response.force_close()
@@ -180,7 +180,6 @@ async def _begin(request: web.Request) -> EventSourceResponse:
     # Its ping would never fire, but its task would stay for ever where the client leaves before the end.
     response.stop_streaming()
     request.app[CONNECTIONS].streams(request.protocol)
-    limit_kernel_buffer(request.get_extra_info("socket"))
     await response.write(encode_retry(notices.first_retry_ms()))
     return response
 

@@ -103,6 +103,7 @@ async def carry(request: web.Request, response: EventSourceResponse, *, by: str)
     transport = request.transport if connection is None else connection.transport
     if transport is None:
         raise ConnectionResetError
+    _limit_kernel_buffer(transport.get_extra_info("socket"))
     return Held(transport) if connection is None else HandedOver(connection, transport)
 
 
@@ -132,18 +133,18 @@ async def _hand_over(request: web.Request, response: EventSourceResponse) -> Con
     except BaseException:
         duplicate.close()
         raise
-    limit_kernel_buffer(duplicate)
     return connection
 
 
-def limit_kernel_buffer(sock: socket.socket | None) -> None:
+def _limit_kernel_buffer(sock: socket.socket | None) -> None:
     """Set a stream's socket options.
 
     Unsent bytes stay in our own buffer, where they are counted, and not in megabytes of the kernel's; a
     peer that acknowledges nothing for a minute is gone.
     """
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+    if sock is None:
         return
+    # A unix socket has none of these. Not by its family, which uvloop's sockets take long to tell.
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if _NOTSENT_LOWAT is not None:
