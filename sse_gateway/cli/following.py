@@ -7,7 +7,6 @@ nothing of screens.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +16,7 @@ from typing import Any
 import aiohttp
 
 from sse_gateway.cli.refusal import Refusal
-from sse_gateway.cli.sse import EventParser, ServerEvent
+from sse_gateway.cli.sse import EventParser, ServerEvent, read_object
 
 FIRST_RETRY_SECONDS = 3.0
 LONGEST_RETRY_SECONDS = 30.0
@@ -212,15 +211,6 @@ async def _events(response: aiohttp.ClientResponse, parser: EventParser) -> Asyn
                 if isinstance(heartbeat, int | float) and 0 < heartbeat < 3600:
                     silence = max(2.5 * heartbeat, 5.0)
             yield event
-
-
-def read_object(text: str) -> dict[str, Any]:
-    """Return the JSON object in a text, {} when there is none: a foreign event must not end the command."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 async def _json_object(response: aiohttp.ClientResponse) -> dict[str, Any]:

@@ -7,7 +7,9 @@ events.
 from __future__ import annotations
 
 import codecs
+import json
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +19,15 @@ class ServerEvent:
     event: str
     data: str
     id: str
+
+
+def read_object(text: str) -> dict[str, Any]:
+    """Return the JSON object in a text, {} when there is none: a foreign event must not end the command."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 class EventParser:

@@ -11,12 +11,12 @@ from typing import Any
 import click
 
 from sse_gateway.cli.answering import Answering
-from sse_gateway.cli.following import Gateway, Lost, Over, read_object
+from sse_gateway.cli.following import Gateway, Lost, Over
 from sse_gateway.cli.options import SettingsCommand, settings_from, settings_options
 from sse_gateway.cli.prompt import Prompt, width
 from sse_gateway.cli.reaching import REACH_SETTINGS, reach, reach_options
 from sse_gateway.cli.refusal import Misuse
-from sse_gateway.cli.sse import ServerEvent
+from sse_gateway.cli.sse import ServerEvent, read_object
 from sse_gateway.cli.telling import event_line
 from sse_gateway.core.cursor import Cursor
 from sse_gateway.core.errors import GatewayError

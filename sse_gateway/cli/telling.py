@@ -14,8 +14,7 @@ from typing import Any
 
 import click
 
-from sse_gateway.cli.following import read_object
-from sse_gateway.cli.sse import ServerEvent
+from sse_gateway.cli.sse import ServerEvent, read_object
 from sse_gateway.core.visible import visible
 
 TYPE_WIDTH = 18
