@@ -17,6 +17,8 @@ from typing import Any, Literal, Self
 
 import redis
 import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from sse_gateway.store.embedded import server_binary
 from tests.support import started
@@ -149,8 +151,8 @@ class RedisProcess:
         return found
 
     def close(self) -> None:
-        """Stop the server if it runs, and remove its folder."""
-        self.stop()
+        """End the server if it runs, by SIGKILL, as nobody waits for its last words; remove its folder."""
+        self.kill()
         started.remove(self.folder)
 
     def __enter__(self) -> Self:
@@ -171,8 +173,10 @@ class RedisProcess:
             started.forget(self._process)
             self._process = None
             raise Hopeless(f"the server ended at its start: {self.log()[-2000:]}")
-        # The pid proves that it is this process and not a stranger on the port.
-        info = self.client.info()
+        # The pid proves that it is this process and not a stranger on the port. Who is refused asks again:
+        # redis-py's own way of asking again waits for seconds.
+        with redis.Redis(host="127.0.0.1", port=self.port, retry=Retry(NoBackoff(), 0)) as client:
+            info = client.info()
         return bool(info["process_id"] == self._process.pid and info.get("loading", 0) == 0)
 
     def _end(self, number: int) -> None:
