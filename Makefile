@@ -8,8 +8,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench
 PYTEST := $(BIN)/python -m pytest
-WORKERS ?= auto
+# The tests mostly wait, so half as many again as there are cores; those at their stated counts do not.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+WORKERS ?= $(shell echo $$(($(CORES) > 4 ? 6 : ($(CORES) * 3 + 1) / 2)))
+LONG_WORKERS ?= $(shell echo $$(($(CORES) > 4 ? 4 : $(CORES))))
 ARGS ?=
+
+# Most of what runs here is started many times over, the tests' gateways first of all. Where this variable is
+# set, each of them would compile all its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-long test-floors check format lock audit bench chaos clean
@@ -37,15 +44,15 @@ run: install ## start the demo: an embedded server, the gateway, a scripted agen
 	@$(BIN)/sse-gateway demo $(ARGS)
 
 test: install ## run the tests, each at a reduced count
-	@$(PYTEST) -n $(WORKERS) --maxprocesses 4 $(ARGS)
+	@$(PYTEST) -n $(WORKERS) $(ARGS)
 
 test-long: install ## run the tests that have a stated count, at that count (under 20 minutes)
-	@SSE_TEST_LONG=1 $(PYTEST) -n $(WORKERS) --maxprocesses 4 -m "long or scaled" --timeout 900 $(ARGS)
+	@SSE_TEST_LONG=1 $(PYTEST) -n $(LONG_WORKERS) -m "long or scaled" --timeout 900 -o faulthandler_timeout=1000 $(ARGS)
 
 test-floors: install ## run the tests with the oldest dependencies pyproject.toml allows (needs uv)
 	@uv venv --quiet --clear --python $(BIN)/python .venv/floors
 	@uv pip install --quiet --python .venv/floors --resolution lowest-direct --group dev -e '.[demo]'
-	@.venv/floors/bin/python -m pytest -n $(WORKERS) --maxprocesses 4 $(ARGS)
+	@.venv/floors/bin/python -m pytest -n $(WORKERS) $(ARGS)
 
 check: install ## lint, format, types, import rules
 	@$(BIN)/ruff check .
@@ -76,14 +83,14 @@ $(BENCH_STAMP): bench/requirements.lock $(STAMP)
 	@touch $(BENCH_STAMP)
 
 chaos: install ## run the fault tests at their stated numbers; see docs/guarantees.md
-	@SSE_TEST_LONG=1 $(PYTEST) -m chaos --timeout 900 $(ARGS)
+	@SSE_TEST_LONG=1 $(PYTEST) -m chaos --timeout 900 -o faulthandler_timeout=1000 $(ARGS)
 
 clean: ## remove .venv and every cache
 	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 test-redis5: install ## run the tests of the agent SDK with redis-py 5
-	@scripts/redis5.sh -n $(WORKERS) --maxprocesses 4 $(ARGS)
+	@scripts/redis5.sh -n $(WORKERS) $(ARGS)
 .PHONY: test-redis5
 
 test-examples: install ## run examples/ against the real packages (installs them, half a gigabyte, and needs node)
