@@ -6,6 +6,7 @@ of them usable without pytest, stand beside it.
 
 from __future__ import annotations
 
+import resource
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ from tests.support.topologies import Cluster, ReplicaPair, Sentinels
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
+OPEN_FILES = 8192
+
 
 class HasUrl(Protocol):
     """A server, or several, or a proxy before one."""
@@ -46,8 +49,15 @@ def shared_folder(config: pytest.Config) -> Path:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Have every log of this run searched for the tokens that its tests make; see `support/leaks.py`."""
+    """Have every log of this run searched for the tokens that its tests make; see `support/leaks.py`.
+
+    And have files enough for the tests that hold thousands of connections: many machines give 1,024 at first.
+    """
     leaks.share(shared_folder(config))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft < enough:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
 @pytest.hookimpl(trylast=True)
@@ -74,7 +84,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if "scale" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.scaled)
         (dropped if item.get_closest_marker("long") and not LONG else kept).append(item)
-    items[:] = kept
+    # The other workers have nothing left to do by then, so that nobody waits for whoever wants to be alone.
+    items[:] = sorted(kept, key=lambda item: item.get_closest_marker("alone") is not None)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
 

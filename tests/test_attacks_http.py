@@ -14,12 +14,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import httpx
 import pytest
 import pytest_asyncio
 
 from tests.support import started
 from tests.support.gateway import BASE_PATH, COMMAND, GatewayProcess, environment
+from tests.support.plain import plain_client
 from tests.support.servers import RedisProcess
 from tests.support.stream import SSEStream
 from tests.support.tokens import token
@@ -312,7 +312,7 @@ async def test_attack_by_using_up_all_descriptors(target: Target, session_id: st
     try:
         await gateway.start()
         async with (
-            httpx.AsyncClient() as client,
+            plain_client() as client,
             await SSEStream.open(gateway.events(session_id), token=token(session_id=session_id)) as stream,
         ):
             await stream.ready()

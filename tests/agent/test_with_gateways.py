@@ -11,6 +11,7 @@ import httpx
 
 from sse_gateway.agent import AgentClient, Option
 from tests.support.gateway import GatewayProcess
+from tests.support.plain import plain_client
 from tests.support.servers import RedisProcess
 from tests.support.stream import SSEStream
 from tests.support.tokens import token
@@ -19,7 +20,7 @@ Gateways = Callable[..., Awaitable[GatewayProcess]]
 
 
 async def post(gateway: GatewayProcess, session_id: str, body: dict[str, Any], user: str) -> httpx.Response:
-    async with httpx.AsyncClient() as http:
+    async with plain_client() as http:
         return await http.post(
             f"{gateway.base}/permission-response/{session_id}",
             json=body,

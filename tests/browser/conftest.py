@@ -52,11 +52,12 @@ async def shared_browser() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def consoles(shared_browser: Browser) -> AsyncIterator[Opener]:
+async def consoles(shared_browser: Browser, gateways: object) -> AsyncIterator[Opener]:
     """Open consoles, each in a browser profile of its own; what none of them may do fails the test.
 
     That is: an error in the browser's console or a violation of the page's policy (both reported there), an
-    exception nobody caught, a request to another origin, a token in an address.
+    exception nobody caught, a request to another origin, a token in an address. The test's own gateways end
+    after the pages, which would report their end as an error.
     """
     opened: list[Console] = []
     async with AsyncExitStack() as stack:

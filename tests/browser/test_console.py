@@ -13,13 +13,13 @@ import time
 import unicodedata
 from collections.abc import Awaitable, Callable
 
-import httpx
 import pytest
 from playwright.async_api import Route, expect
 
 from sse_gateway.core.visible import is_hidden
 from tests.browser.console import Console, Opener
 from tests.support.gateway import GatewayProcess
+from tests.support.plain import plain_client
 from tests.support.servers import RedisProcess
 from tests.support.wait import until
 
@@ -40,7 +40,7 @@ FAILED = ("Failed to load resource",)
 
 
 async def test_it_is_served_under_a_policy_that_allows_it_no_more_than_it_needs(console: Console) -> None:
-    async with httpx.AsyncClient() as client:
+    async with plain_client() as client:
         for name in ("console", "console.css", "console.js"):
             response = await client.get(f"{console.gateway.base}/{name}")
             assert response.status_code == 200
@@ -271,6 +271,7 @@ async def test_options_are_buttons_and_what_was_chosen_reaches_the_agent(console
         {"id": "no", "label": "No", "kind": "reject_once"},
     ]
     console.ask("r1", options=options)
+    await expect(console.part("option")).to_have_count(3)
     # No first and the widest yes last, whatever order the agent would like.
     buttons = [await each.get_attribute("data-option-id") for each in await console.part("option").all()]
     assert buttons == ["no", "once", "forever"]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Self
 
-import httpx
-
 from tests.chaos.page import Page
 from tests.support.gateway import GatewayProcess
+from tests.support.plain import plain_client
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisProcess
 from tests.support.tokens import token
@@ -75,7 +74,7 @@ async def ready(gateways: list[GatewayProcess], *, seconds: float = 25.0) -> Non
 
 async def health(gateway: GatewayProcess, session_id: str) -> Any:
     """Return what a gateway says about a session."""
-    async with httpx.AsyncClient(timeout=5) as client:
+    async with plain_client(timeout=5) as client:
         response = await client.get(
             f"{gateway.base}/health/{session_id}",
             headers={"Authorization": f"Bearer {token(session_id=session_id)}"},

@@ -13,6 +13,7 @@ from tests.chaos.agent import Agent
 from tests.chaos.page import Page
 from tests.chaos.rig import Rig
 from tests.chaos.whole import assert_whole
+from tests.support.plain import plain_client
 from tests.support.tokens import token
 from tests.support.wait import until
 
@@ -20,7 +21,7 @@ from tests.support.wait import until
 async def post(rig: Rig, session_id: str, key: str, n: int) -> httpx.Response:
     """Publish over HTTP at the first gateway."""
     gateway = rig.gateways[0]
-    async with httpx.AsyncClient(timeout=10) as client:
+    async with plain_client(timeout=10) as client:
         return await client.post(
             f"{gateway.base}/publish/{session_id}",
             json={"type": "note", "data": {"n": n}},

@@ -11,11 +11,11 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 from redis.asyncio import Redis
 
 from tests.cli.command import Terminal, occupied, sse_gateway
+from tests.support.plain import plain_client
 from tests.support.ports import free_port
 from tests.support.servers import RedisProcess
 from tests.support.tokens import SECRET, token
@@ -34,7 +34,7 @@ def children(pid: int) -> list[int]:
 async def events(url: str, *, until_type: str) -> list[dict[str, Any]]:
     """Read a stream as curl would, up to an event of this type."""
     found: list[dict[str, Any]] = []
-    async with httpx.AsyncClient(timeout=20) as client, client.stream("GET", url) as response:
+    async with plain_client(timeout=20) as client, client.stream("GET", url) as response:
         assert response.status_code == 200
         async for line in response.aiter_lines():
             if line.startswith("data:"):
@@ -105,7 +105,7 @@ async def test_a_second_ctrl_c_does_not_wait_for_open_streams(server: RedisProce
     async with Terminal("serve", **settings) as terminal:
         await terminal.shows("push connection up")
         async with contextlib.AsyncExitStack() as streams:
-            client = await streams.enter_async_context(httpx.AsyncClient())
+            client = await streams.enter_async_context(plain_client())
             url = f"http://127.0.0.1:{port}/agent_backend/api/sse/events/s1?token={token(session_id='s1')}"
             for _ in range(60):
                 await streams.enter_async_context(client.stream("GET", url))
@@ -137,7 +137,7 @@ class TestDemo:
             assert curl
             assert [how for _url, how, _words in publishing] == ["FCALL", "PUBLISH"]
             assert "production.example" not in terminal.text, "a demo never touches a configured server"
-            async with httpx.AsyncClient() as client:
+            async with plain_client() as client:
                 page = await client.get(console[1])
             assert page.status_code == 200
             assert console[2] not in page.text

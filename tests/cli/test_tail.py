@@ -8,9 +8,11 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
+import pytest
+import pytest_asyncio
 from redis.asyncio import Redis
 
 from sse_gateway.cli.following import Gateway, Lost
@@ -20,6 +22,23 @@ from tests.support.gateway import COMMAND, GatewayProcess, environment
 from tests.support.servers import RedisProcess
 from tests.support.tokens import SECRET, token
 from tests.support.wait import until
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisProcess]:
+    """A server of this module's, on which each test has a session of its own."""
+    with RedisProcess() as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway(server: RedisProcess) -> AsyncIterator[GatewayProcess]:
+    """The module's gateway: starting one takes longer than most of these tests."""
+    gateway = GatewayProcess(server.url, heartbeat_seconds=1)
+    try:
+        yield await gateway.start()
+    finally:
+        gateway.close()
 
 
 async def publish(redis: Redis, session_id: str, type_: str, data: Any) -> Any:

@@ -57,7 +57,6 @@ async def come_and_go(port: int, cycles: int, *, walkers: int = 20) -> None:
     await asyncio.gather(*(walk() for _ in range(walkers)))
 
 
-@pytest.mark.alone
 @pytest.mark.timeout(600)
 async def test_thousands_of_streams_leave_nothing_behind(
     own_server: RedisProcess,

@@ -13,10 +13,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import started
+from tests.support.plain import plain_client
 from tests.support.ports import free_port
 from tests.support.tokens import SECRET
 from tests.support.wait import Hopeless, until
@@ -96,7 +96,7 @@ class GatewayProcess:
         """Wait until the gateway answers this path of its root with this status."""
         admin = self.settings.get("admin_port")
         origin = f"http://127.0.0.1:{admin}" if admin else self.origin
-        async with httpx.AsyncClient(base_url=origin, timeout=2) as client:
+        async with plain_client(base_url=origin, timeout=2) as client:
 
             async def asked() -> bool:
                 if not self.running:
@@ -146,7 +146,7 @@ class GatewayProcess:
     async def metrics(self) -> dict[str, float]:
         """Return its metrics by series: `sse_gateway_streams`, `sse_gateway_resets_total{reason="epoch"}`."""
         admin = self.settings.get("admin_port")
-        async with httpx.AsyncClient() as client:
+        async with plain_client() as client:
             response = await client.get(
                 f"http://127.0.0.1:{admin}/metrics" if admin else f"{self.origin}/metrics"
             )

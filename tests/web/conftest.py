@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 
 from tests.support.gateway import GatewayProcess, running
 from tests.support.modes import missing
+from tests.support.plain import plain_client
 from tests.support.servers import KINDS, Kind, RedisProcess, binary
 from tests.support.tabs import tabs
 from tests.web.site import CLIENT_LIMITS, Human, Site, Tab
@@ -76,7 +77,7 @@ async def tab() -> AsyncIterator[Tab]:
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client of this test's own."""
-    async with httpx.AsyncClient(timeout=10, limits=CLIENT_LIMITS) as client:
+    async with plain_client(timeout=10, limits=CLIENT_LIMITS) as client:
         yield client
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 import httpx
 import pytest
 
+from tests.support.plain import plain_client
 from tests.support.stream import get
 from tests.support.tokens import token
 from tests.support.wait import listening, until
@@ -63,7 +64,7 @@ async def test_a_draining_gateway_takes_nobody_new_and_serves_its_guests(
     gateway = await gateways(site.server, drain_seconds=3)
     streams = await asyncio.gather(*(tab(gateway, session_id) for _ in range(30)))
     request_id = site.ask(session_id)["request_id"]
-    async with httpx.AsyncClient(base_url=gateway.base, headers=bearer(session_id)) as guest:
+    async with plain_client(base_url=gateway.base, headers=bearer(session_id)) as guest:
         # One connection for all, opened before the end began: a proxy's pool is full of these.
         assert (await guest.get(f"/health/{session_id}")).json()["data"]["manager_status"] == "running"
         stopping = asyncio.create_task(asyncio.to_thread(gateway.stop))
