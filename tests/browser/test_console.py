@@ -30,7 +30,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 FAILED = ("Failed to load resource",)
 """What Chromium itself writes for each response above 399 and each refused connection."""
