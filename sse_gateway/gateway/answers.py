@@ -28,6 +28,8 @@ class Settled:
     """The decision an answer made, or that it repeated."""
 
     decision: Mapping[str, Any]
+    text: bytes
+    """The decision's JSON as it stands in Redis."""
     replayed: bool
 
 
@@ -72,12 +74,12 @@ class Answers:
             idempotency_key=idempotency_key,
         )
         decision = loads_kept(result.decision) if result.decision is not None else None
-        if decision is None or result.verdict not in ("won", "replayed"):
+        if result.decision is None or decision is None or result.verdict not in ("won", "replayed"):
             raise _refusal(result.verdict, decision, result.pending)
         if result.verdict == "won":
             self._audit.settled(session_id, decision)
             self._metrics.observe_decision(asked_ms, decision["decided_at"])
-        return Settled(decision, replayed=result.verdict == "replayed")
+        return Settled(decision, result.decision, replayed=result.verdict == "replayed")
 
     async def _find(self, session_id: str, answer: Answer) -> tuple[str, Mapping[str, Any] | None, int]:
         """Return the request meant, its text, and when it was asked.

@@ -59,6 +59,9 @@ class Audit:
         """Write the line of a decision that this gateway's own call has made."""
         record_decision(session_id, decision, self._metrics)
         mark = self._store.keys.audited(session_id, decision["request_id"], decision["decided_at"])
+        # What is heard of it now is no news.
+        self._heard.add(mark)
+        asyncio.get_running_loop().call_later(_PRECEDENCE_SECONDS[1], self._heard.discard, mark)
         self._tasks.spawn(self._mark(mark), name="audit mark")
 
     def heard(self, session_id: str, decision: object) -> None:

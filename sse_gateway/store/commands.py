@@ -16,11 +16,15 @@ from redis.exceptions import ReadOnlyError
 from sse_gateway.store.protocol import Command, Connection, open_connection
 from sse_gateway.store.servers import CALL_SECONDS, CONNECT_SECONDS, Endpoint
 
-_LOOK_SECONDS = 0.5
+_LOOK_SECONDS = 0.25
 
 
 class _Shared(Connection):
-    """A connection that is given up when the server falls silent, or is no primary any more."""
+    """A connection whose callers wait CALL_SECONDS at most.
+
+    It is given up when the server falls silent for as long, or is no primary any more. One timer looks after
+    all callers: one for each would cost as much as the rest of a call.
+    """
 
     purpose = "command connection"
 
@@ -29,17 +33,12 @@ class _Shared(Connection):
         self.retired = False
         """Nothing more is to be sent: it ends with the replies that are still to come."""
         self._loop = asyncio.get_running_loop()
-        self._silent_since = 0.0
-        """When somebody began to wait, or something last arrived, on the loop's clock."""
-        self._look = self._loop.call_later(_LOOK_SECONDS, self._look_at_silence)
-
-    def call(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
-        if not self._awaited:
-            self._silent_since = self._loop.time()
-        return super().call(commands)
+        self._heard_at = 0.0
+        """When something last arrived, on the loop's clock."""
+        self._look = self._loop.call_later(_LOOK_SECONDS, self._look_at_waiting)
 
     def data_received(self, data: bytes) -> None:
-        self._silent_since = self._loop.time()
+        self._heard_at = self._loop.time()
         super().data_received(data)
         if self.retired and not self._awaited:
             self.abort()
@@ -48,11 +47,17 @@ class _Shared(Connection):
         self._look.cancel()
         super().connection_lost(exc)
 
-    def _look_at_silence(self) -> None:
-        if self._awaited and self._loop.time() - self._silent_since > CALL_SECONDS:
+    def _look_at_waiting(self) -> None:
+        too_old = self._loop.time() - CALL_SECONDS
+        for awaited in self._awaited:
+            if awaited.since > too_old:
+                break
+            if not awaited.future.done():
+                awaited.future.set_exception(TimeoutError("Redis did not answer in time"))
+        if self._awaited and max(self._awaited[0].since, self._heard_at) <= too_old:
             self.abort()
         else:
-            self._look = self._loop.call_later(_LOOK_SECONDS, self._look_at_silence)
+            self._look = self._loop.call_later(_LOOK_SECONDS, self._look_at_waiting)
 
     def _error(self, text: str) -> Exception:
         error = super()._error(text)

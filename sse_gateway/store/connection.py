@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 BATCH = 100
 IN_FLIGHT = 32
-"""Calls on their way at a time; the others wait for their turn within their limit."""
+"""Calls by connections of redis-py at a time; the others wait for their turn within their limit."""
 WAIT_MS = 1000
 _PAUSE_SECONDS = (0.02, 0.4)
 _SAFE_TO_REPEAT = frozenset({"read", "status", "pending", "request", "decision", "claim", "beat", "version"})
@@ -76,6 +76,7 @@ class Store:
         self._batches = Commands(self._servers.endpoint)
         """A way of their own, so that no answer waits behind a thousand histories."""
         self._slots = asyncio.Semaphore(IN_FLIGHT)
+        self._providing: dict[Any, asyncio.Task[None]] = {}
         self._turn = random.randrange(16384)
         """Which primary published last, so that every one is tried in time."""
 
@@ -146,9 +147,10 @@ class Store:
         nodes = self._nodes
         if nodes is None:
             with self._timed(commands[0][1]):
-                return await self._limited(
-                    self._batches.send([command for _, command in commands]), len(commands)
-                )
+                try:
+                    return await self._batches.send([command for _, command in commands])
+                except (*TROUBLE, Unavailable) as error:
+                    return [error] * len(commands)
         results: list[Any] = [None] * len(commands)
         by_node: dict[Address, list[int]] = {}
         for at, (key, _) in enumerate(commands):
@@ -171,7 +173,10 @@ class Store:
         return results
 
     async def _limited(self, sending: Awaitable[list[Any]], count: int) -> list[Any]:
-        """Await `count` replies within the limit; a failure of the connection is every reply."""
+        """Await `count` replies within the limit; a failure of the connection is every reply.
+
+        For what goes by connections of redis-py: those of our own keep the limit themselves.
+        """
         try:
             async with asyncio.timeout(CALL_SECONDS), self._slots:
                 return await sending
@@ -179,17 +184,20 @@ class Store:
             return [error] * count
 
     async def _send_once(self, key: str, commands: Sequence[Command]) -> list[Any]:
+        """Send commands for one key on one connection; a failure of the connection is every reply."""
         with self._timed(commands[0]):
             if self._nodes is not None:
-                return await self._nodes.send(key, commands)
+                return await self._limited(self._nodes.send(key, commands), len(commands))
             if len(commands) == 1:
-                return await self._calls.send(commands)
+                try:
+                    return await self._calls.send(commands)
+                except (*TROUBLE, Unavailable) as error:
+                    return [error]
             # WAIT blocks its connection, so this goes by one of its own.
             pipeline = self.client.pipeline(transaction=False)
             for command in commands:
                 pipeline.execute_command(*command)
-            results: list[Any] = await pipeline.execute(raise_on_error=False)
-            return results
+            return await self._limited(pipeline.execute(raise_on_error=False), len(commands))
 
     @contextmanager
     def _timed(self, command: Command) -> Iterator[None]:
@@ -202,42 +210,72 @@ class Store:
 
     async def _call(self, name: str, session_id: str, args: Sequence[Any], extra: Sequence[Command]) -> Any:
         """Return the replies to the call and to the commands that go with it on the same connection."""
-        key = self.keys.session_key(session_id)
-        failure: Exception = Unavailable()
+        until = asyncio.get_running_loop().time() + CALL_SECONDS
+        replies = await self._attempt(name, session_id, args, extra)
+        if not isinstance(replies[0], Exception):
+            return replies
+        try:
+            async with asyncio.timeout_at(until):
+                return await self._call_again(name, session_id, args, extra, failure=replies[0])
+        except TimeoutError:
+            raise as_gateway_error(replies[0]) from None
+
+    async def _call_again(
+        self,
+        name: str,
+        session_id: str,
+        args: Sequence[Any],
+        extra: Sequence[Command],
+        *,
+        failure: Exception,
+    ) -> list[Any]:
+        """Do what can be done about a failure, for as long as the caller lets it."""
         repeats = 1 if name.removeprefix("sse_") in _SAFE_TO_REPEAT else 0
         pause, longest = _PAUSE_SECONDS
-        try:
-            async with asyncio.timeout(CALL_SECONDS), self._slots:
-                while True:
-                    command = self.library.command(name, session_id, *args)
-                    try:
-                        replies = await self._send_once(key, (command, *extra))
-                    except (*TROUBLE, Unavailable) as error:
-                        replies = [error]
-                    if not isinstance(replies[0], Exception):
-                        return replies
-                    failure = replies[0]
-                    outcome = judge(failure)
-                    if outcome is Outcome.REFUSED or (outcome is Outcome.UNKNOWN and repeats == 0):
-                        break
-                    if outcome is Outcome.UNKNOWN:
-                        repeats -= 1
-                    elif outcome is Outcome.NO_SCRIPT:
-                        await self._send_once(key, [("SCRIPT", "LOAD", self.library.eval_text(name))])
-                    elif outcome is Outcome.NO_FUNCTION:
-                        await self._provide_library(key)
-                    else:
-                        await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-                        pause = min(2 * pause, longest)
-        except (*TROUBLE, TimeoutError) as error:
-            failure = failure if isinstance(error, TimeoutError) else error
-        raise as_gateway_error(failure) from None
+        while True:
+            match judge(failure):
+                case Outcome.NO_SCRIPT:
+                    key = self.keys.session_key(session_id)
+                    await self._send_once(key, [("SCRIPT", "LOAD", self.library.eval_text(name))])
+                case Outcome.NO_FUNCTION:
+                    await self._provide_library(self.keys.session_key(session_id))
+                case Outcome.NOT_EXECUTED:
+                    await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                    pause = min(2 * pause, longest)
+                case Outcome.UNKNOWN if repeats:
+                    repeats -= 1
+                case _:
+                    raise as_gateway_error(failure) from None
+            replies = await self._attempt(name, session_id, args, extra)
+            if not isinstance(replies[0], Exception):
+                return replies
+            failure = replies[0]
+
+    async def _attempt(
+        self, name: str, session_id: str, args: Sequence[Any], extra: Sequence[Command]
+    ) -> list[Any]:
+        command = self.library.command(name, session_id, *args)
+        return await self._send_once(self.keys.session_key(session_id), (command, *extra))
 
     async def _provide_library(self, key: str) -> None:
-        client = self.client
-        if self._nodes is not None:
-            client = self._nodes.client_at(await self._nodes.address_of(key))
-        await self.library.provide(client)
+        """Give the library to the server of `key`; whoever finds it missing meanwhile shares this."""
+        try:
+            client = self.client
+            if self._nodes is not None:
+                client = self._nodes.client_at(await self._nodes.address_of(key))
+            providing = self._providing.get(client)
+            if providing is None:
+                providing = asyncio.create_task(self.library.provide(client), name="provide library")
+                self._providing[client] = providing
+                providing.add_done_callback(lambda task: self._provided(client, task))
+            await asyncio.shield(providing)
+        except TROUBLE as error:
+            raise as_gateway_error(error) from None
+
+    def _provided(self, client: Any, task: asyncio.Task[None]) -> None:
+        del self._providing[client]
+        if not task.cancelled():
+            task.exception()  # marked as seen: whoever waits for it raises it
 
     async def ensure_library(self, *, force: bool = False) -> None:
         """Load the library on every primary that lacks it.

@@ -48,12 +48,15 @@ _ERRORS: dict[str, type[Exception]] = {
 class Awaited:
     """Replies that somebody waits for."""
 
-    __slots__ = ("future", "replies", "wanted")
+    __slots__ = ("future", "replies", "since", "wanted")
 
     def __init__(self, wanted: int) -> None:
+        loop = asyncio.get_running_loop()
         self.wanted = wanted
         self.replies: list[Any] = []
-        self.future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[list[Any]] = loop.create_future()
+        self.since = loop.time()
+        """When they were asked for, on the loop's clock."""
 
 
 class Connection(asyncio.Protocol):

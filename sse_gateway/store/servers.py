@@ -23,7 +23,7 @@ from sse_gateway.store.urls import Target, parse_url
 CALL_SECONDS = 3.0
 """Limit of one call, repetitions included."""
 CONNECT_SECONDS = 2.0
-CONNECTIONS = 32
+CONNECTIONS = 64
 """Of redis-py's pool at most."""
 
 

@@ -32,7 +32,7 @@ async def respond(request: web.Request) -> web.Response:
             "request_id": settled.decision["request_id"],
             "outcome": settled.decision["outcome"],
             "replayed": settled.replayed,
-            "decision": settled.decision,
+            "decision": Written(settled.text),
         },
         message=f"Permission {settled.decision['outcome']}.",
     )

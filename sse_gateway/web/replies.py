@@ -40,6 +40,7 @@ _RETRY_AFTER = {429: 5.0, 503: 2.0}
 """Seconds, where nobody knows better."""
 _CLOSING = frozenset({408, 413})
 """After these the rest of the body is still to come, and nobody wants it."""
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 class Written(str):
@@ -92,10 +93,12 @@ def _text(value: Any) -> str:
     if isinstance(value, Written):
         return str(value)
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{json.dumps(name)}:{_text(inner)}" for name, inner in value.items()) + "}"
+        return (
+            "{" + ",".join(f"{_ENCODER.encode(name)}:{_text(inner)}" for name, inner in value.items()) + "}"
+        )
     if isinstance(value, list):
         return "[" + ",".join(map(_text, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return _ENCODER.encode(value)
 
 
 @web.middleware

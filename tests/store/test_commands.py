@@ -78,7 +78,7 @@ async def test_a_server_that_falls_silent_is_given_up_in_time(
 ) -> None:
     monkeypatch.setattr(commands_module, "CALL_SECONDS", 0.4)
     async with asyncio.timeout(10):
-        with pytest.raises(ConnectionError):
+        with pytest.raises(TimeoutError):
             await commands.send([("BLPOP", "nothing", 0)])
     assert await commands.send([("ECHO", "anew")]) == [b"anew"]
 
