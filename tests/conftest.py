@@ -7,6 +7,7 @@ of them usable without pytest, stand beside it.
 from __future__ import annotations
 
 import resource
+import signal
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -52,8 +53,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Have every log of this run searched for the tokens that its tests make; see `support/leaks.py`.
 
     And have files enough for the tests that hold thousands of connections: many machines give 1,024 at first.
+    And Ctrl-C for what the tests start, which a job in the background is born deaf to.
     """
     leaks.share(shared_folder(config))
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            # A handler, unlike deafness, is not inherited.
+            signal.signal(number, lambda *_: None)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft < enough:

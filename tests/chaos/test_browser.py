@@ -31,14 +31,14 @@ server {
 """
 LISTEN = """
 url => {
-  window.seen = []; window.opened = 0; window.errors = 0;
+  window.seen = []; window.opened = 0; window.errors = 0; window.beats = 0;
   const source = window.source = new EventSource(url);
   source.onopen = () => { window.opened += 1; };
   source.onerror = () => { window.errors += 1; };
   source.onmessage = event => {
     const said = JSON.parse(event.data);
     if (said.type !== "heartbeat") window.seen.push([said.id, event.lastEventId, said.data.n]);
-    else window.beats = (window.beats || 0) + 1;
+    else window.beats += 1;
   };
 }
 """

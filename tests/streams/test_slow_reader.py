@@ -212,9 +212,9 @@ async def _stall(gateway: GatewayProcess, server: RedisProcess, session_id: str)
     good = await SSEStream.open(url, token=bearer)
     await stalled.ready()
     await good.ready()
+    began_at = time.monotonic()
     stalled.pause()
     published = publish(server, session_id, 300)
-    began_at = time.monotonic()
     await good.wait(lambda: ids(good) == published, "everything at the good reader")
 
     async def closed() -> bool:

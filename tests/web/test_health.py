@@ -139,6 +139,11 @@ async def test_probes_on_a_port_of_their_own(site: Site, gateways: Gateways, htt
 
 async def test_metrics_tell_what_happened(site: Site, tab: Tab, session_id: str) -> None:
     """Streams, events and decisions show up in /metrics, under the names of the design."""
+
+    async def at_rest() -> bool:
+        return (await site.a.metrics())["sse_gateway_streams"] == 0
+
+    await until(at_rest, "the streams of earlier tests to have been counted as closed")
     before = await site.a.metrics()
     stream = await tab(site.a, session_id)
     site.publish(session_id, "tool_status")
