@@ -51,7 +51,6 @@ class Feed:
         "_expected",
         "_tail",
         "_tail_bytes",
-        "_template",
         "_waiting",
         "caught_up_at",
         "caught_up_to",
@@ -91,7 +90,6 @@ class Feed:
         """Not None while the feed does not know its position or is catching up."""
         self._tail: deque[tuple[int, Frame]] | None = None
         self._tail_bytes = 0
-        self._template = b""
         self._expected = b""
         self._waiting: asyncio.Future[None] | None = None
 
@@ -232,7 +230,7 @@ class Feed:
     def _deliver(self, seq: int, payload: bytes, frame: Frame) -> list[Stream]:
         self.last = seq
         self.last_data = payload
-        self._expected = self._template % (seq + 1)
+        self._expected = b'{"id":"%b-%d",' % (self.epoch.encode(), seq + 1)
         if self.joining:
             self._remember(seq, frame)
         if self._waiting is not None:
@@ -253,6 +251,5 @@ class Feed:
         self._tail_bytes = 0
 
     def _renumber(self) -> None:
-        self._template = b'{"id":"%b-%%d",' % self.epoch.encode()
-        self._expected = self._template % (self.last + 1)
+        self._expected = b'{"id":"%b-%d",' % (self.epoch.encode(), self.last + 1)
         self.wake()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from sse_gateway.core import notices
 from sse_gateway.core.wire import Frame
@@ -20,16 +21,22 @@ CLOSE_GRACE_SECONDS = 5.0
 """How long a closed stream may take to get its last bytes out before it is aborted."""
 
 
+class Carrier(Protocol):
+    """What holds a stream's connection."""
+
+    def finish(self) -> None:
+        """End the body properly, and close the connection once everything is sent."""
+
+
 class Stream:
     """Write frames to one connection, and judge whether its reader keeps up.
 
-    `finish` ends the body properly and closes the connection once everything is sent; `on_ended` is
-    called exactly once, when the stream is over for whichever reason.
+    `on_ended` is called exactly once, when the stream is over for whichever reason.
     """
 
     __slots__ = (
+        "_carrier",
         "_chunked",
-        "_finish",
         "_queue_bytes",
         "_queue_events",
         "_transport",
@@ -58,7 +65,7 @@ class Stream:
         transport: asyncio.WriteTransport,
         *,
         chunked: bool,
-        finish: Callable[[], None],
+        carrier: Carrier,
         on_ended: Callable[[Stream], None],
         session_id: str,
         user: str,
@@ -72,7 +79,7 @@ class Stream:
     ) -> None:
         self._transport = transport
         self._chunked = chunked
-        self._finish = finish
+        self._carrier = carrier
         self._queue_events = queue_events
         self._queue_bytes = queue_bytes
         self._unsent_events = 0
@@ -183,5 +190,5 @@ class Stream:
         if self.ended_because is not None:
             return
         self.ended_because = reason
-        self._finish()
+        self._carrier.finish()
         self.on_ended(self)

@@ -9,7 +9,6 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable
 
 from sse_gateway.auth import RESPOND, Principal
 from sse_gateway.config import Settings
@@ -22,7 +21,7 @@ from sse_gateway.core.wire import Frame
 from sse_gateway.delivery.feed import Feed, Join
 from sse_gateway.delivery.hub import Hub
 from sse_gateway.delivery.limits import Limits
-from sse_gateway.delivery.stream import Stream
+from sse_gateway.delivery.stream import Carrier, Stream
 from sse_gateway.gateway.answers import Answers
 from sse_gateway.gateway.audit import Audit
 from sse_gateway.gateway.compat import Compat
@@ -196,7 +195,7 @@ class Gateway:
         transport: asyncio.WriteTransport,
         *,
         chunked: bool,
-        finish: Callable[[], None],
+        carrier: Carrier,
         principal: Principal,
         client_id: str | None,
         http_request_id: str | None = None,
@@ -210,7 +209,7 @@ class Gateway:
         stream = Stream(
             transport,
             chunked=chunked,
-            finish=finish,
+            carrier=carrier,
             on_ended=self._on_ended,
             session_id=join.feed.session_id,
             user=principal.user,

@@ -29,6 +29,7 @@ def record_opened(stream: Stream, *, position: Cursor, streams: int, metrics: Me
                 "user": stream.user,
                 "streams": streams,
                 "cursor": str(position),
+                "http_request_id": stream.http_request_id,
             }
         },
     )

@@ -17,8 +17,8 @@ from sse_gateway.gateway.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
-MOST_WAITING = 200
-"""Of one session; who publishes more while Redis is away is not heard."""
+MOST_WAITING = 5000
+"""Of one session; what is published faster than Redis can be asked, or while it is away, ends somewhere."""
 _RETRY_SECONDS = (0.3, 0.8)
 
 
@@ -47,7 +47,7 @@ class Turns:
             waiting.append(call)
         else:
             logger.warning(
-                "too much was published while Redis was away; the rest is dropped",
+                "more was published than can be dealt with; the rest is dropped",
                 extra={"fields": {"session": session_id}},
             )
 

@@ -112,25 +112,25 @@ async def _events(request: web.Request) -> web.StreamResponse:
             if asked.ticket is not None:
                 await gateway.tickets.redeem(asked.ticket, asked.session_id)
             response = await _begin(request)
-            carrier = await carry(request, response, by=request.app[SETTINGS].stream_transport)
+            carrier, transport = await carry(request, response, by=request.app[SETTINGS].stream_transport)
             try:
                 stream = gateway.begin(
                     join,
                     reading,
-                    carrier.transport,
+                    transport,
                     chunked=request.version >= HttpVersion11,
-                    finish=carrier.finish,
+                    carrier=carrier,
                     principal=asked.principal,
                     client_id=asked.client_id,
                     http_request_id=trace_of(request),
                 )
             except BaseException:
                 # A socket that was handed over is nobody else's to close.
-                carrier.transport.abort()
+                transport.abort()
                 raise
             begun = True
             try:
-                carrier.watch(stream.end)
+                carrier.hold(stream)
                 if asked.cursor is not None or asked.mode != "snapshot":
                     shown = []
                 await gateway.handover.bring_live(join, stream, reading, cursor=asked.cursor, shown=shown)

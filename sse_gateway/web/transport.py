@@ -13,13 +13,14 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Callable
+from typing import Protocol
 
 from aiohttp import HttpVersion11, web
 from aiohttp_sse import EventSourceResponse
 
 from sse_gateway.core.wire import LAST_CHUNK
-from sse_gateway.web.connections import CONNECTIONS, STRAY_BYTES
+from sse_gateway.web.connections import CONNECTIONS, STRAY_BYTES, Connections
+from sse_gateway.web.tracing import untraced
 
 USER_TIMEOUT_SECONDS = 60
 NOTSENT_LOWAT_BYTES = 64 * 1024
@@ -27,18 +28,24 @@ _NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "lin
 _USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
-class Connection(asyncio.Protocol):
-    """Own a handed-over socket: notice its end, discard what the client sends."""
+class _Ends(Protocol):
+    """A stream, as far as its carrier knows it."""
 
-    __slots__ = ("_chunked", "_cut", "_stray_bytes", "on_lost", "transport")
+    def end(self, reason: str) -> None: ...
 
-    def __init__(self, *, chunked: bool, cut: Callable[[asyncio.Transport, str], None]) -> None:
+
+class HandedOver(asyncio.Protocol):
+    """Own a handed-over socket: notice its end, discard what the client sends. Its handler need not stay."""
+
+    __slots__ = ("_chunked", "_connections", "_stray_bytes", "_stream", "transport")
+
+    def __init__(self, *, chunked: bool, connections: Connections) -> None:
         self._chunked = chunked
-        self._cut = cut
+        self._connections = connections
         self._stray_bytes = 0
-        self.on_lost: Callable[[str], None] | None = None
-        """Called with the reason once the connection is gone."""
+        self._stream: _Ends | None = None
         self.transport: asyncio.Transport | None = None
+        """None before the connection is made, and once it is lost."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
@@ -46,7 +53,20 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._stray_bytes += len(data)
         if self._stray_bytes > STRAY_BYTES and self.transport is not None:
-            self._cut(self.transport, "stray_bytes")
+            self._connections.cut(self.transport, "stray_bytes")
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self.transport = None
+        if self._stream is not None:
+            self._stream.end("client_gone")
+            self._stream = None
+
+    def hold(self, stream: _Ends) -> None:
+        """Take the stream that this carries; it ends with the connection."""
+        if self.transport is None:
+            stream.end("client_gone")
+        else:
+            self._stream = stream
 
     def finish(self) -> None:
         """End the body properly and close once everything is sent."""
@@ -55,28 +75,6 @@ class Connection(asyncio.Protocol):
                 self.transport.write(LAST_CHUNK)
             self.transport.close()
 
-    def connection_lost(self, _exc: Exception | None) -> None:
-        if self.on_lost is not None:
-            self.on_lost("client_gone")
-            self.on_lost = None
-        self.transport = None
-
-
-class HandedOver:
-    """A stream on a socket of its own: the request's handler need not stay."""
-
-    def __init__(self, connection: Connection, transport: asyncio.WriteTransport) -> None:
-        self._connection = connection
-        self.transport = transport
-        self.finish = connection.finish
-
-    def watch(self, end: Callable[[str], None]) -> None:
-        """Have `end` called once the connection is gone."""
-        if self._connection.transport is None:
-            end("client_gone")
-        else:
-            self._connection.on_lost = end
-
     async def held(self) -> None:
         """Return at once."""
 
@@ -84,30 +82,34 @@ class HandedOver:
 class Held:
     """A stream on aiohttp's own transport: its handler stays until the end."""
 
-    def __init__(self, transport: asyncio.WriteTransport) -> None:
+    def __init__(self) -> None:
         self._over = asyncio.Event()
-        self.transport = transport
-        self.finish = self._over.set
 
-    def watch(self, end: Callable[[str], None]) -> None:
-        """Nobody tells a handler that its client has gone; the sweep finds out."""
+    def hold(self, stream: _Ends) -> None:
+        """Do nothing: nobody tells a handler that its client has gone; the sweep finds out."""
+
+    def finish(self) -> None:
+        """Let the handler go on; aiohttp then ends the body."""
+        self._over.set()
 
     async def held(self) -> None:
-        """Return once the stream is over; aiohttp then ends the body."""
+        """Return once the stream is over."""
         await self._over.wait()
 
 
-async def carry(request: web.Request, response: EventSourceResponse, *, by: str) -> HandedOver | Held:
+async def carry(
+    request: web.Request, response: EventSourceResponse, *, by: str
+) -> tuple[HandedOver | Held, asyncio.WriteTransport]:
     """Return what carries a stream whose head was sent, `by` "handover" if possible or by "aiohttp"."""
-    connection = await _hand_over(request, response) if by == "handover" else None
-    transport = request.transport if connection is None else connection.transport
+    handed_over = await _hand_over(request, response) if by == "handover" else None
+    transport = request.transport if handed_over is None else handed_over.transport
     if transport is None:
         raise ConnectionResetError
     _limit_kernel_buffer(transport.get_extra_info("socket"))
-    return Held(transport) if connection is None else HandedOver(connection, transport)
+    return handed_over or Held(), transport
 
 
-async def _hand_over(request: web.Request, response: EventSourceResponse) -> Connection | None:
+async def _hand_over(request: web.Request, response: EventSourceResponse) -> HandedOver | None:
     """Take the socket away from aiohttp; None when it cannot be, and the response has to carry on.
 
     The head and the first line must have left: what is still in the original's buffer would be lost.
@@ -126,14 +128,15 @@ async def _hand_over(request: web.Request, response: EventSourceResponse) -> Con
     # In this order: the response's own writer must be silent before its transport is gone.
     response.stop_streaming()
     transport.abort()
-    cut = request.app[CONNECTIONS].cut
-    connection = Connection(chunked=request.version >= HttpVersion11, cut=cut)
+    handed_over = HandedOver(chunked=request.version >= HttpVersion11, connections=request.app[CONNECTIONS])
     try:
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, duplicate)
+        # A transport keeps the context it was made in.
+        with untraced(request):
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: handed_over, duplicate)
     except BaseException:
         duplicate.close()
         raise
-    return connection
+    return handed_over
 
 
 def _limit_kernel_buffer(sock: socket.socket | None) -> None:

@@ -50,7 +50,7 @@ class Outbox:
         self.stream = Stream(
             cast(asyncio.WriteTransport, self.buffer),
             chunked=chunked,
-            finish=self._finish,
+            carrier=self,
             on_ended=lambda stream: self.ended.append(stream.ended_because),
             session_id="s",
             user="u",
@@ -58,7 +58,7 @@ class Outbox:
             **options,
         )
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         self.finished += 1
 
     @property
