@@ -93,6 +93,10 @@ test-redis5: install ## run the tests of the agent SDK with redis-py 5
 	@scripts/redis5.sh -n $(WORKERS) $(ARGS)
 .PHONY: test-redis5
 
+test-aiohttp: install ## run the tests of streams and permissions with streams that stay aiohttp responses
+	@SSE_GATEWAY_STREAM_TRANSPORT=aiohttp $(PYTEST) -n $(WORKERS) tests/streams tests/permissions $(ARGS)
+.PHONY: test-aiohttp
+
 test-examples: install ## run examples/ against the real packages (installs them, half a gigabyte, and needs node)
 	@scripts/examples.sh $(ARGS)
 .PHONY: test-examples

@@ -207,7 +207,7 @@ class Settings(BaseModel):
         1024**2, 4096, 1024**3, "Unsent bytes after which a stream pauses and goes on from history"
     )
     stream_transport: Literal["aiohttp", "handover"] = STREAMS.value(
-        "aiohttp",
+        "handover",
         "How a stream is held: as an aiohttp response, or with its socket handed over to a smaller protocol",
         expected="aiohttp or handover",
     )
