@@ -42,6 +42,7 @@ async def local_gateway(
     probe_seconds: float = NEVER,
     position_check_seconds: float = NEVER,
     probe_timeout_seconds: float = 0.5,
+    authenticator: Authenticator | None = None,
     **settings: Any,
 ) -> AsyncIterator[LocalGateway]:
     """Serve until the block ends; a probe is sent once in any case, when the push connection is made."""
@@ -54,7 +55,8 @@ async def local_gateway(
         probe_timeout_seconds=probe_timeout_seconds,
         position_check_seconds=position_check_seconds,
     )
-    runner = web.AppRunner(make_app(made, gateway, Authenticator(made)), access_log=None, shutdown_timeout=1)
+    app = make_app(made, gateway, authenticator or Authenticator(made))
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     port = free_port()
     try:

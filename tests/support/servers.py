@@ -53,6 +53,8 @@ class RedisProcess:
             "repl-diskless-sync-delay": "0",
             **(options or {}),
         }
+        self.credentials: dict[str, Any] = {}
+        """User name and password of the test's own looks, where the server asks for some."""
         self._process: subprocess.Popen[bytes] | None = None
         self._client: redis.Redis | None = None
 
@@ -77,7 +79,11 @@ class RedisProcess:
         """A blocking `redis.Redis` for the test's own looks, with text replies (its stubs get in the way)."""
         if self._client is None:
             self._client = redis.Redis(
-                host="127.0.0.1", port=self.port, decode_responses=True, socket_timeout=10
+                host="127.0.0.1",
+                port=self.port,
+                decode_responses=True,
+                socket_timeout=10,
+                **self.credentials,
             )
         return self._client
 
@@ -175,8 +181,10 @@ class RedisProcess:
             raise Hopeless(f"the server ended at its start: {self.log()[-2000:]}")
         # The pid proves that it is this process and not a stranger on the port. Who is refused asks again:
         # redis-py's own way of asking again waits for seconds.
-        with redis.Redis(host="127.0.0.1", port=self.port, retry=Retry(NoBackoff(), 0)) as client:
-            info = client.info()
+        with redis.Redis(
+            host="127.0.0.1", port=self.port, retry=Retry(NoBackoff(), 0), **self.credentials
+        ) as client:
+            info: Any = client.info()
         return bool(info["process_id"] == self._process.pid and info.get("loading", 0) == 0)
 
     def _end(self, number: int) -> None:
