@@ -110,7 +110,7 @@ class Gateway:
             max_event_bytes=settings.max_event_bytes,
             metrics=metrics,
             on_request=self.plain_requests.receive,
-            on_permission=self._note_permission,
+            on_permission=self.deadlines.note,
             on_ended=self._check_ended,
             on_behind=self._pause,
             on_other=self._receive_other,
@@ -268,9 +268,6 @@ class Gateway:
 
     def _ready_after_reset(self, session_id: str, position: Cursor) -> Frame:
         return self.handover.ready(session_id, position)
-
-    def _note_permission(self, session_id: str, payload: bytes) -> None:
-        self.deadlines.note(session_id, payload)
 
     def _warn_of_deadline(self, session_id: str, request_id: str, expires_at: str) -> None:
         feed = self.live.feed_of(session_id)
