@@ -6,11 +6,11 @@ cd "$(dirname "$0")/.."
 python=.venv/bin/python
 venv=.venv/redis5
 site=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
-if [ ! -x "$venv/bin/python" ] || [ pyproject.toml -nt "$venv/.installed" ] || [ scripts/redis5.sh -nt "$venv/.installed" ]; then
+if [ ! -x "$venv/bin/python" ] || [ pyproject.toml -nt "$venv/.installed" ] || [ scripts/redis5.sh -nt "$venv/.installed" ] || [ scripts/redis5.lock -nt "$venv/.installed" ]; then
     echo "==> making $venv: the locked packages, but redis before 6"
     "$python" -m venv --clear --without-pip "$venv"
     own=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
-    "$python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --target "$own" 'redis>=5.0.8,<6'
+    "$python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --target "$own" --require-hashes -r scripts/redis5.lock
     # The rest comes from .venv, behind what was just installed.
     echo "import site; site.addsitedir('$site')" >"$own/rest.pth"
     # Gateways run as they are, so that both releases meet on one server.
