@@ -2,7 +2,7 @@
 
 A gateway that takes a human's answer writes the line at once, and marks the decision in Redis. Every other
 way a request is settled (a deadline, the agent, a gateway that died before it could write) is heard by all
-gateways on the answers' channels; a moment later the first to set the mark writes the line.
+gateways on the answers' channels, and the first to set the mark writes the line.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ logger = logging.getLogger(__name__)
 MARK_SECONDS = 86400
 MOST_HEARD = 10_000
 """Decisions on their way into the trail; more at a time are no people's."""
-_PRECEDENCE_SECONDS = (0.5, 1.0)
-"""How long the gateway that took an answer has to set its mark."""
+_PRECEDENCE_SECONDS = (2.0, 3.0)
+"""How long the gateway that took a human's answer has to set its mark: it is busy, or dead."""
+_SPREAD_SECONDS = (0.05, 0.25)
+"""Nobody has precedence at any other decision; but not all need ask in the same moment."""
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 _RETRY_SECONDS = (0.3, 0.8)
 _TRIES = 100
@@ -79,7 +81,8 @@ class Audit:
             return
         if mark not in self._heard:
             self._heard.add(mark)
-            consider = self._consider(mark, session_id, str(request_id), str(decided_at))
+            wait = _PRECEDENCE_SECONDS if decision.get("source") == "human" else _SPREAD_SECONDS
+            consider = self._consider(mark, session_id, str(request_id), str(decided_at), wait)
             self._tasks.spawn(consider, name="audit")
 
     async def _mark(self, mark: str) -> None:
@@ -91,8 +94,10 @@ class Audit:
             else:
                 return
 
-    async def _consider(self, mark: str, session_id: str, request_id: str, decided_at: str) -> None:
-        await self._pause(_PRECEDENCE_SECONDS)
+    async def _consider(
+        self, mark: str, session_id: str, request_id: str, decided_at: str, wait: tuple[float, float]
+    ) -> None:
+        await self._pause(wait)
         # A name of its own for each attempt: a reply may be lost, and then the mark found is ours.
         attempt = secrets.token_hex(8).encode()
         try:
