@@ -176,11 +176,12 @@ class Gateway:
         await self.hub.drain(0)
         await self.handover.stop()
         await self._tasks.stop()
-        await self.turns.stop()
         await self.deadlines.stop()
         await self.live.stop()
         await self.presence.stop()
         await self.push.stop()
+        # Nothing is heard any more that would begin something new.
+        await self.turns.stop()
         await self.audit.stop()
         await self.functions.stop()
         await self.hub.stop()
