@@ -10,7 +10,7 @@ from sse_gateway.auth import Authenticator
 from sse_gateway.config import Settings
 from sse_gateway.gateway import Gateway
 from sse_gateway.web import console, cors, health, permissions, publish, streams, tickets
-from sse_gateway.web.connections import CONNECTIONS, Connections
+from sse_gateway.web.connections import CLOSE_SECONDS, CONNECTIONS, Connections
 from sse_gateway.web.keys import AUTHENTICATOR, GATEWAY, SETTINGS
 from sse_gateway.web.limiting import LIMITING, Limiting, limited
 from sse_gateway.web.replies import METRICS, refusals
@@ -85,4 +85,5 @@ async def _run_gateway(app: web.Application) -> AsyncIterator[None]:
     await app[GATEWAY].start()
     yield
     await app[GATEWAY].stop()
+    await app[CONNECTIONS].finished(CLOSE_SECONDS)
     await app[AUTHENTICATOR].close()

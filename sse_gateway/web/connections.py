@@ -13,7 +13,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import LineTooLong
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 HEAD_SECONDS = 10.0
 """How long a request's head may take, counted from the connection or from its first byte."""
+CLOSE_SECONDS = 5.0
+"""How long answers still under way, and streams' last bytes, may take once everything is being closed."""
 UNREAD_SECONDS = 60
 """How long a client may take nothing of an answer."""
 STRAY_BYTES = 4096
@@ -42,6 +44,13 @@ PARSER_LIMITS: dict[str, Any] = {
     # How long the rest of a body that nobody wants is waited for.
     "lingering_time": 3.0,
 }
+
+
+class Finishing(Protocol):
+    """What carries a stream that is over."""
+
+    @property
+    def transport(self) -> asyncio.WriteTransport | None: ...
 
 
 class Connections:
@@ -70,6 +79,8 @@ class Connections:
         """Connections with a request in a handler."""
         self._streams: dict[web.RequestHandler, int] = {}
         """Connections that carry a stream, and how much their clients have sent since."""
+        self.finishing: set[Finishing] = set()
+        """Handed-over streams that are over, as long as their last bytes are on their way."""
 
     def made(self, connection: web.RequestHandler) -> None:
         """Begin to wait for a first request, unless the last descriptors are at stake."""
@@ -130,6 +141,16 @@ class Connections:
         self._heads[connection] = asyncio.get_running_loop().call_later(
             self._head_seconds, self._end, connection, "slow_head"
         )
+
+    async def finished(self, seconds: float) -> None:
+        """Wait until what was handed over has got its last bytes, and abort what takes longer."""
+        until = asyncio.get_running_loop().time() + seconds
+        while self.finishing and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110 (once, at the end)
+            await asyncio.sleep(0.01)
+        for connection in self.finishing:
+            if connection.transport is not None:
+                connection.transport.abort()
+        await asyncio.sleep(0)
 
     def cut(self, transport: asyncio.Transport, reason: str) -> None:
         """Cut a connection for its conduct."""

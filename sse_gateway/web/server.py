@@ -19,15 +19,13 @@ from sse_gateway.config import Settings, derive_max_connections, derive_max_stre
 from sse_gateway.gateway import Gateway
 from sse_gateway.metrics import Metrics
 from sse_gateway.web.app import make_admin_app, make_app
-from sse_gateway.web.connections import CONNECTIONS, PARSER_LIMITS, serve_through
+from sse_gateway.web.connections import CLOSE_SECONDS, CONNECTIONS, PARSER_LIMITS, serve_through
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 """aiohttp's default of 128 costs a second at the first thousand reconnects."""
 KEEPALIVE_SECONDS = 75.0
-CLOSE_SECONDS = 5.0
-"""How long answers still under way may take after the streams have been closed."""
 
 
 def main(settings: Settings, *, ready: Callable[[str], None] | None = None) -> None:

@@ -57,6 +57,7 @@ class HandedOver(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.transport = None
+        self._connections.finishing.discard(self)
         if self._stream is not None:
             self._stream.end("client_gone")
             self._stream = None
@@ -74,6 +75,7 @@ class HandedOver(asyncio.Protocol):
             if self._chunked:
                 self.transport.write(LAST_CHUNK)
             self.transport.close()
+            self._connections.finishing.add(self)
 
     async def held(self) -> None:
         """Return at once."""

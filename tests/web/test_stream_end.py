@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 from typing import Literal
 
@@ -46,6 +47,37 @@ async def test_sigterm_closes_streams_properly(
     assert len(delays) > 1
     closed = gateway.logs("SSE stream closed")
     assert [line["reason"] for line in closed] == ["shutdown"] * len(streams)
+
+
+@pytest.mark.parametrize("transport", ["aiohttp", "handover"])
+async def test_a_reader_that_is_behind_at_the_end_gets_what_was_written_for_it(
+    site: Site, gateways: Gateways, session_id: str, transport: str
+) -> None:
+    """What waits in the gateway's buffer at SIGTERM is sent before it exits, and the body ends properly."""
+    gateway = await gateways(site.server, stream_transport=transport, drain_seconds=0)
+    address = httpx.URL(gateway.events(session_id))
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect((address.host, address.port))
+        slow.sendall(
+            f"GET {address.path} HTTP/1.1\r\nHost: h\r\n"
+            f"Authorization: Bearer {token(session_id=session_id)}\r\n\r\n".encode()
+        )
+        received = b""
+        while b"event: ready" not in received:
+            received += await asyncio.to_thread(slow.recv, 4096)
+        for number in range(90):
+            last = site.publish(session_id, "tool_output", text="x" * 10_000, number=number)
+        stopping = asyncio.create_task(asyncio.to_thread(gateway.stop))
+        await until(lambda: gateway.logs("SSE stream closed"), "the stream to be closed")
+        assert not stopping.done()
+        while more := await asyncio.to_thread(slow.recv, 65536):
+            received += more
+    assert received.endswith(b"0\r\n\r\n")
+    assert received.count(b"id: ") == 1 + 90  # that of `ready` too
+    assert f"id: {last}\n".encode() in received
+    assert b"event: closing" in received
+    assert await stopping == 0
 
 
 async def test_a_gateway_without_streams_ends_at_once(site: Site, gateways: Gateways) -> None:
