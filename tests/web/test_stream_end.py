@@ -57,7 +57,7 @@ async def test_a_reader_that_is_behind_at_the_end_gets_what_was_written_for_it(
     gateway = await gateways(site.server, stream_transport=transport, drain_seconds=0)
     address = httpx.URL(gateway.events(session_id))
     with socket.socket() as slow:
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         slow.connect((address.host, address.port))
         slow.sendall(
             f"GET {address.path} HTTP/1.1\r\nHost: h\r\n"
@@ -70,6 +70,8 @@ async def test_a_reader_that_is_behind_at_the_end_gets_what_was_written_for_it(
             last = site.publish(session_id, "tool_output", text="x" * 10_000, number=number)
         stopping = asyncio.create_task(asyncio.to_thread(gateway.stop))
         await until(lambda: gateway.logs("SSE stream closed"), "the stream to be closed")
+        # Long after the gateway has let go of everything else.
+        await asyncio.sleep(1)
         assert not stopping.done()
         while more := await asyncio.to_thread(slow.recv, 65536):
             received += more
