@@ -346,10 +346,10 @@ async def test_attack_oversized_token() -> None:
     assert len(fitting) <= largest
     await guarded.verify(fitting)
     for text in ("x" * 50_000_000, "é" * 10_000_000, "." * 10_000_000):
-        began = time.perf_counter()
+        began = time.process_time()
         with pytest.raises(AuthError, match="8192 bytes"):
             await guarded.verify(text)
-        assert time.perf_counter() - began < 0.1
+        assert time.process_time() - began < 0.1
 
 
 async def test_attack_token_that_is_expensive_to_look_at() -> None:
@@ -364,10 +364,10 @@ async def test_attack_token_that_is_expensive_to_look_at() -> None:
         f"{segment(b'{' + b','.join(b'%d:1' % n for n in range(700)) + b'}')}.e30.e30",
     ]
     for text in dear:
-        began = time.perf_counter()
+        began = time.process_time()
         for _ in range(20):
             await refused(guarded, text)
-        assert (time.perf_counter() - began) / 20 < 0.02
+        assert (time.process_time() - began) / 20 < 0.02
 
 
 # --- claims -------------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ async def test_a_connection_that_delivers_nothing_is_found_out_and_replaced(
     before = time.monotonic()
     people.answer(session_id, request_id)
     await asyncio.wait_for(waiting, 12)
-    assert time.monotonic() - before < 1
+    assert time.monotonic() - before < 3
 
 
 async def test_a_half_open_connection_is_replaced_after_a_missing_sign_of_life(

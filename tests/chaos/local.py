@@ -41,7 +41,7 @@ async def local_gateway(
     *,
     probe_seconds: float = NEVER,
     position_check_seconds: float = NEVER,
-    probe_timeout_seconds: float = 0.5,
+    probe_timeout_seconds: float = 1.0,
     authenticator: Authenticator | None = None,
     **settings: Any,
 ) -> AsyncIterator[LocalGateway]:

@@ -143,8 +143,8 @@ async def test_flushall_under_load_resets_every_stream(rig: Rig, agent: Agent, s
             rig.server.client.flushall()
             flushed_at = time.monotonic()
             for page in (one, two):
-                await page.until(lambda page=page: page.resets, "the reset", seconds=3)
-            assert time.monotonic() - flushed_at < 2
+                await page.until(lambda page=page: page.resets, "the reset")
+            assert time.monotonic() - flushed_at < 4
         last = await agent.publish(session_id)
         for page in (one, two):
             await page.reaches(last)

@@ -140,7 +140,6 @@ def alive(*kinds: type) -> list[object]:
     return [thing for thing in gc.get_objects() if type(thing) in kinds]
 
 
-@pytest.mark.filterwarnings("ignore::aiohttp.web.NotAppKeyWarning")  # RequestKey is newer than the floor
 @pytest.mark.parametrize("transport", ["aiohttp", "handover"])
 async def test_no_task_and_no_object_outlives_its_stream(
     server: RedisProcess, scale: Callable[[int, int], int], monkeypatch: pytest.MonkeyPatch, transport: str

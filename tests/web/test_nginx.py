@@ -122,7 +122,7 @@ async def test_a_pooled_connection_is_not_one_that_held_a_stream(
         begin = time.monotonic()
         answers = await asyncio.gather(*(http.get(health, headers=bearer(session_id)) for _ in range(10)))
         assert all(answer.status_code == 200 for answer in answers)
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 8
         # A publish opens the session again.
         site.publish(session_id, "tool_status")
     assert "prematurely" not in proxy.log()
