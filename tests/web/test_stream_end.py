@@ -51,11 +51,12 @@ async def test_sigterm_closes_streams_properly(
 
 @pytest.mark.parametrize("transport", ["aiohttp", "handover"])
 async def test_a_reader_that_is_behind_at_the_end_gets_what_was_written_for_it(
-    site: Site, gateways: Gateways, session_id: str, transport: str
+    site: Site, tab: Tab, gateways: Gateways, session_id: str, transport: str
 ) -> None:
     """What waits in the gateway's buffer at SIGTERM is sent before it exits, and the body ends properly."""
     gateway = await gateways(site.server, stream_transport=transport, drain_seconds=0)
     address = httpx.URL(gateway.events(session_id))
+    quick = await tab(gateway, session_id, http="1.1")
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         slow.connect((address.host, address.port))
@@ -68,8 +69,9 @@ async def test_a_reader_that_is_behind_at_the_end_gets_what_was_written_for_it(
             received += await asyncio.to_thread(slow.recv, 4096)
         for number in range(90):
             last = site.publish(session_id, "tool_output", text="x" * 10_000, number=number)
+        await until(lambda: quick.parser.last_event_id == last, "the gateway to have written all")
         stopping = asyncio.create_task(asyncio.to_thread(gateway.stop))
-        await until(lambda: gateway.logs("SSE stream closed"), "the stream to be closed")
+        await until(lambda: len(gateway.logs("SSE stream closed")) == 2, "the streams to be closed")
         # Long after the gateway has let go of everything else.
         await asyncio.sleep(1)
         assert not stopping.done()
