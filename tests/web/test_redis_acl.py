@@ -339,7 +339,7 @@ async def test_a_gateway_that_may_load_neither_functions_nor_scripts_is_not_read
         await gateway.answers("/readyz")
 
 
-@pytest.mark.parametrize("right", ["client|setname", "subscribe", "&sse:probe:*"])
+@pytest.mark.parametrize("right", ["client|setname", "&sse:probe:*"])
 async def test_a_right_that_is_missing_is_said_in_readyz(
     password_file: Path, gateways: Gateways, http: httpx.AsyncClient, right: str
 ) -> None:

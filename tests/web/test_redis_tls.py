@@ -95,10 +95,9 @@ async def test_a_gateway_and_an_agent_use_nothing_but_tls(
     assert PASSWORD not in gateway.log_text()
 
 
-@pytest.mark.parametrize("fault", ["another CA", "the system's CAs", "another name"])
+@pytest.mark.parametrize("fault", ["the system's CAs", "another name"])
 async def test_a_gateway_does_not_talk_to_a_redis_that_proves_nothing(
     ours: Authority,
-    tmp_path: Path,
     password_file: Path,
     gateways: Gateways,
     http: httpx.AsyncClient,
@@ -106,12 +105,11 @@ async def test_a_gateway_does_not_talk_to_a_redis_that_proves_nothing(
     fault: str,
 ) -> None:
     """Attack: somebody in the middle. It is not ready, says what to do, and gives nobody its password."""
-    ca_file = {"another CA": Authority(tmp_path, "theirs").ca_file, "the system's CAs": None}
     with TlsServer(ours, "redis.example.org" if fault == "another name" else "127.0.0.1") as server:
         server.client.execute_command("ACL", "SETUSER", "app", "on", f">{PASSWORD}", "~*", "&*", "+@all")
         gateway = await gateways(
             server.tls_url("app"),
-            redis_ca_file=ca_file.get(fault, ours.ca_file),
+            redis_ca_file=ours.ca_file if fault == "another name" else None,
             redis_password_file=password_file,
             wait="live",
         )
