@@ -34,11 +34,11 @@ OURS = (servers.Gateway, servers.GatewayInAiohttp)
 
 def plan(*, full: bool) -> list[Case]:
     """Return the cases in order."""
-    repeats, seconds = (5, 5.0) if full else (3, 2.0)
+    repeats, seconds = (5, 3.0) if full else (3, 2.0)
     return [
         _fan_out(repeats, seconds),
         _routed(repeats, seconds, full=full),
-        _memory(full=full),
+        _memory(repeats if full else 1),
         Case(
             "connecting",
             "9,000 streams connecting",
@@ -108,8 +108,8 @@ def _routed(repeats: int, seconds: float, *, full: bool) -> Case:
         servers.GatewayInAiohttp: [3000, 20_000, 25_000],
         servers.GatewayPlain: [3000, 20_000, 40_000, 50_000],
         servers.Nchan: [3000, 10_000, 20_000],
-        servers.NchanRedis: [1000, 3000, 4000, 5000, 6000, 7000, 8000, 10_000],
-        servers.NchanRedisAlone: [1000, 3000, 4000, 5000, 6000, 7000, 8000, 10_000],
+        servers.NchanRedis: [3000, 5000, 6000, 7000, 8000, 10_000],
+        servers.NchanRedisAlone: [3000, 5000, 6000, 7000, 8000],
         servers.AiohttpSse: [1000, 3000, 5000, 7000, 9000],
         servers.SseStarlette: [1000, 3000, 5000, 7000],
     }
@@ -128,16 +128,15 @@ def _routed(repeats: int, seconds: float, *, full: bool) -> Case:
     )
 
 
-def _memory(*, full: bool) -> Case:
-    steps = (1000, 2500, 5000, 7500, 10_000) if full else (1000, 3000, 5000)
-    fewer = (500, 1000, 2000, 3000)
+def _memory(repeats: int) -> Case:
+    steps, fewer = (1000, 2000, 3000, 4000, 5000), (500, 1000, 2000, 3000)
     runs: dict[type[Server], Run] = {
         kind: partial(cases.idle_memory, steps=steps) for kind in (*OURS, servers.Nchan, servers.NchanRedis)
     }
     runs |= {
         kind: partial(cases.idle_memory, steps=fewer) for kind in (servers.AiohttpSse, servers.SseStarlette)
     }
-    return Case("memory", "idle streams, a session each", runs, 3 if full else 1)
+    return Case("memory", "idle streams, a session each", runs, repeats)
 
 
 def _storm(repeats: int, *, full: bool) -> Case:
