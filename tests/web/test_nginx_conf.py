@@ -113,6 +113,7 @@ async def test_a_stream_and_an_answer_go_through(
         assert stream.response.status_code == 200
         assert stream.response.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert stream.response.headers["cache-control"] == "no-cache, no-store, no-transform"
+        assert stream.response.headers["server"] == "nginx", "and no version of it"
         assert stream.response.headers["strict-transport-security"].startswith("max-age=")
         await stream.until("ready")
         for n in range(3):
