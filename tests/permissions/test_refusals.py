@@ -156,6 +156,7 @@ async def test_who_may_not_answer_learns_nothing_and_asks_redis_nothing(
     agent.ask(session_id, request_id="open")
     agent.ask(session_id, request_id="settled")
     agent.call("cancel", session_id, "settled")
+    await until(lambda: watched.logs("permission_decided"), "the line of what was settled")
     before = len(await commands(session_id))
     headers = {"Authorization": f"Bearer {token(**{'session_id': session_id, **changed})}"}
     answers = []
