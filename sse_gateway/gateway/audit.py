@@ -32,6 +32,7 @@ MOST_HEARD = 10_000
 """Decisions on their way into the trail; more at a time are no people's."""
 _PRECEDENCE_SECONDS = (2.0, 3.0)
 """How long the gateway that took a human's answer has to set its mark: it is busy, or dead."""
+_GATHER_SECONDS = (0.05, 0.1)
 _SPREAD_SECONDS = (0.05, 0.25)
 """Nobody has precedence at any other decision; but not all need ask in the same moment."""
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
@@ -48,6 +49,8 @@ class Audit:
         self._metrics = metrics
         self._heard: set[str] = set()
         """Marks of the decisions heard of and not dealt with yet."""
+        self._unmarked: list[str] = []
+        """Marks of what was settled here that Redis has not been told of."""
         self._stopping = asyncio.Event()
         self._tasks = Tasks()
 
@@ -64,7 +67,9 @@ class Audit:
         # What is heard of it now is no news.
         self._heard.add(mark)
         asyncio.get_running_loop().call_later(_PRECEDENCE_SECONDS[1], self._heard.discard, mark)
-        self._tasks.spawn(self._mark(mark), name="audit mark")
+        if not self._unmarked:
+            self._tasks.spawn(self._mark(), name="audit marks")
+        self._unmarked.append(mark)
 
     def heard(self, session_id: str, decision: object) -> None:
         """Take in what is said of a decision; Redis is asked before it is believed."""
@@ -85,14 +90,18 @@ class Audit:
             consider = self._consider(mark, session_id, str(request_id), str(decided_at), wait)
             self._tasks.spawn(consider, name="audit")
 
-    async def _mark(self, mark: str) -> None:
+    async def _mark(self) -> None:
+        """Set the marks of what was settled here within a moment."""
+        await self._pause(_GATHER_SECONDS)
+        marks, self._unmarked = self._unmarked, []
         for _ in range(_TRIES):
-            try:
-                await self._store.command("SET", mark, "1", "EX", MARK_SECONDS)
-            except Unavailable:
-                await self._pause(_RETRY_SECONDS)
-            else:
+            replies = await self._store.send_many(
+                [(mark, ("SET", mark, "1", "EX", MARK_SECONDS)) for mark in marks]
+            )
+            marks = [mark for mark, reply in zip(marks, replies, strict=True) if isinstance(reply, Exception)]
+            if not marks:
                 return
+            await self._pause(_RETRY_SECONDS)
 
     async def _consider(
         self, mark: str, session_id: str, request_id: str, decided_at: str, wait: tuple[float, float]
