@@ -3,6 +3,7 @@
     GatewayError          a code, an honest HTTP status, and a message that says what to do
     ├── AuthError         the token is missing, invalid, expired or spent (401)
     └── Unavailable       Redis cannot be reached or did not answer in time (503, retry)
+        └── Refused       Redis is there, but not as it is set up here: whoever runs us must act
 
 The code decides the status (`STATUS`), so that a code means the same in every handler. Expected
 races, such as a second answer to one request, are values and not exceptions.
@@ -101,3 +102,7 @@ class Unavailable(GatewayError):
 
     def __init__(self, message: str = "Redis cannot be reached at the moment; try again.") -> None:
         super().__init__("redis_unavailable", message, retry_after=2.0)
+
+
+class Refused(Unavailable):
+    """Tell that Redis refuses us, or we its certificate; the message is for whoever runs us alone."""

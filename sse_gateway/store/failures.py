@@ -24,7 +24,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from sse_gateway.core.errors import GatewayError, Unavailable
+from sse_gateway.core.errors import GatewayError, Refused, Unavailable
 
 CODES = {
     "BAD_SESSION": "bad_session_id",
@@ -50,10 +50,6 @@ _UNTRUSTED_MARK = "CERTIFICATE_VERIFY_FAILED"
 """How OpenSSL names it, in whatever words redis-py or asyncio passes that on."""
 _CLOSED = "the handler is closed"
 """In what uvloop raises for a write to a connection that was reset meanwhile (redis-py 8 passes it on)."""
-
-
-class Refused(Unavailable):
-    """Tell that Redis, or its certificate, is as it should not be: somebody must act."""
 
 
 class Outcome(Enum):

@@ -28,7 +28,8 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from sse_gateway.store.failures import UNTRUSTED, Refused
+from sse_gateway.core.errors import Refused
+from sse_gateway.store.failures import UNTRUSTED
 from sse_gateway.store.servers import Endpoint
 
 logger = logging.getLogger(__name__)

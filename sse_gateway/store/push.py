@@ -16,8 +16,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
-from sse_gateway.core.errors import GatewayError, Unavailable
-from sse_gateway.store.failures import Refused
+from sse_gateway.core.errors import GatewayError, Refused, Unavailable
 from sse_gateway.store.servers import Endpoint
 from sse_gateway.store.subscriber import Receive, Subscriber
 

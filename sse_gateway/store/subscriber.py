@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sse_gateway.store.failures import Refused
+from sse_gateway.core.errors import Refused
 from sse_gateway.store.protocol import Connection, open_connection
 from sse_gateway.store.servers import Endpoint
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from sse_gateway.core.errors import AuthError, GatewayError
+from sse_gateway.core.errors import AuthError, GatewayError, Refused, Unavailable
 from sse_gateway.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -147,6 +147,8 @@ def _told(request: web.Request, error: Exception) -> GatewayError:
     """Return what a caller is told; what is our own fault is told to the log alone."""
     if isinstance(error, web.HTTPException):
         return refusal_of(error)
+    if isinstance(error, Refused):
+        return Unavailable()
     if isinstance(error, GatewayError) and error.status != 500:
         return error
     logger.error("a request failed", exc_info=error, extra={"fields": _named(request)})

@@ -117,6 +117,7 @@ async def test_a_gateway_does_not_talk_to_a_redis_that_proves_nothing(
             assert "Redis's certificate is not trusted; name the CA that signed it (REDIS_CA_FILE" in told
         answer = await http.get(f"{gateway.base}/permissions/{session_id}", headers=bearer(session_id))
         assert (answer.status_code, answer.json()["code"]) == (503, "redis_unavailable")
+        assert "certificate" not in answer.text, "that is for whoever runs it"
         assert gateway.logs("push connection failed, retrying: Redis's certificate is not trusted")
         assert gateway.logs("[SSL: CERTIFICATE_VERIFY_FAILED]"), "what exactly is wrong with it is in the log"
         assert [entry["user"] for entry in server.client.client_list()] == ["default"]
