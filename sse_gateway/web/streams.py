@@ -112,7 +112,7 @@ async def _events(request: web.Request) -> web.StreamResponse:
             if asked.ticket is not None:
                 await gateway.tickets.redeem(asked.ticket, asked.session_id)
             response = await _begin(request)
-            carrier, transport = await carry(request, response, by=request.app[SETTINGS].stream_transport)
+            carrier, transport = carry(request, response, by=request.app[SETTINGS].stream_transport)
             try:
                 stream = gateway.begin(
                     join,

@@ -6,9 +6,6 @@ import logging
 import random
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import Token
 from typing import Any
 
 from aiohttp import web
@@ -21,7 +18,6 @@ logger = logging.getLogger(__name__)
 HEADER = "X-Request-ID"
 # aiohttp 3.14 warns of a plain text as a key, and before it has no other.
 _TRACE: Any = web.RequestKey("http_request_id", str) if hasattr(web, "RequestKey") else "http_request_id"
-_TOKEN: Any = web.RequestKey("http_request_id_token", Token) if hasattr(web, "RequestKey") else "_token"
 # Long enough for UUIDs and proxies' own ids, too short for a token somebody puts here by mistake.
 _SANE = re.compile(r"[A-Za-z0-9._:=-]{1,64}")
 
@@ -33,7 +29,7 @@ async def tracing(request: web.Request, handler: Handler) -> web.StreamResponse:
     trace = given if _SANE.fullmatch(given) else f"{random.getrandbits(64):016x}"
     request[_TRACE] = trace
     # Each request has a task of its own, so nothing has to be put back.
-    request[_TOKEN] = HTTP_REQUEST_ID.set(trace)
+    HTTP_REQUEST_ID.set(trace)
     if not logger.isEnabledFor(logging.DEBUG):
         return await handler(request)
     began_at = time.monotonic()
@@ -58,16 +54,6 @@ def trace_of(request: web.Request) -> str:
     """Return the request's id."""
     trace: str = request[_TRACE]
     return trace
-
-
-@contextmanager
-def untraced(request: web.Request) -> Iterator[None]:
-    """Take the id out of the context for a while, so that nothing made meanwhile keeps a copy with it."""
-    HTTP_REQUEST_ID.reset(request[_TOKEN])
-    try:
-        yield
-    finally:
-        request[_TOKEN] = HTTP_REQUEST_ID.set(request[_TRACE])
 
 
 async def sign(request: web.Request, response: web.StreamResponse) -> None:

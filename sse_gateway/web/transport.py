@@ -1,16 +1,13 @@
-"""What carries a stream: the ordinary aiohttp response, or its socket handed over to a small protocol.
+"""What carries a stream: the ordinary aiohttp response, or its connection handed over to a small protocol.
 
-An idle stream that stays an aiohttp request costs several times the memory of one whose socket was
-handed over (docs/design.md). The hand-over uses public calls only: the descriptor is duplicated, the
-original transport aborted (which closes its own descriptor and nothing else), and the duplicate
-connected to a protocol of ours. Where it is not possible the stream stays an aiohttp response.
+An idle stream that stays an aiohttp request costs several times the memory of one whose connection was
+handed over (docs/design.md), by public calls only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import sys
 from typing import Protocol
@@ -20,7 +17,6 @@ from aiohttp_sse import EventSourceResponse
 
 from sse_gateway.core.wire import LAST_CHUNK
 from sse_gateway.web.connections import CONNECTIONS, STRAY_BYTES, Connections
-from sse_gateway.web.tracing import untraced
 
 USER_TIMEOUT_SECONDS = 60
 NOTSENT_LOWAT_BYTES = 64 * 1024
@@ -99,45 +95,34 @@ class Held:
         await self._over.wait()
 
 
-async def carry(
+def carry(
     request: web.Request, response: EventSourceResponse, *, by: str
 ) -> tuple[HandedOver | Held, asyncio.WriteTransport]:
-    """Return what carries a stream whose head was sent, `by` "handover" if possible or by "aiohttp"."""
-    handed_over = await _hand_over(request, response) if by == "handover" else None
-    transport = request.transport if handed_over is None else handed_over.transport
-    if transport is None:
+    """Return what carries a stream whose head was sent, `by` "handover" or "aiohttp", and its transport."""
+    transport = request.transport
+    if transport is None or transport.is_closing():
         raise ConnectionResetError
     _limit_kernel_buffer(transport.get_extra_info("socket"))
-    return handed_over or Held(), transport
+    return (_hand_over(request, response, transport) if by == "handover" else Held()), transport
 
 
-async def _hand_over(request: web.Request, response: EventSourceResponse) -> HandedOver | None:
-    """Take the socket away from aiohttp; None when it cannot be, and the response has to carry on.
+def _hand_over(
+    request: web.Request, response: EventSourceResponse, transport: asyncio.Transport
+) -> HandedOver:
+    """Give the connection another protocol, and let aiohttp take it for lost.
 
-    The head and the first line must have left: what is still in the original's buffer would be lost.
+    What the response has written is in the transport's buffer or sent: nothing of it can get lost.
     """
-    # uvloop sends what was written at the end of the loop's turn.
-    await asyncio.sleep(0)
-    transport = request.transport
-    if transport is None or transport.get_write_buffer_size():
-        return None
-    original = transport.get_extra_info("socket")
-    try:
-        duplicate = socket.socket(fileno=os.dup(original.fileno()))
-    except OSError:
-        return None
-    duplicate.settimeout(0)
-    # In this order: the response's own writer must be silent before its transport is gone.
+    # In this order: the response's own writer must be silent before its connection is gone.
     response.stop_streaming()
-    transport.abort()
     handed_over = HandedOver(chunked=request.version >= HttpVersion11, connections=request.app[CONNECTIONS])
-    try:
-        # A transport keeps the context it was made in.
-        with untraced(request):
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: handed_over, duplicate)
-    except BaseException:
-        duplicate.close()
-        raise
+    handed_over.connection_made(transport)
+    transport.set_protocol(handed_over)
+    # It would close what it still has.
+    request.protocol.transport = None
+    request.protocol.connection_lost(None)
+    if not transport.is_reading():
+        transport.resume_reading()
     return handed_over
 
 
