@@ -143,6 +143,15 @@ class Proxy:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
+        self._loop.run_until_complete(self._close_latecomers())
+
+    async def _close_latecomers(self) -> None:
+        """Close what was accepted while the rest was being closed."""
+        accepting = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in accepting:
+            task.cancel()
+        await asyncio.gather(*accepting, return_exceptions=True)
+        await self._close_all()
 
     def _call(self, function: Callable[[], Any]) -> Any:
         """Run a function or coroutine function in the proxy's thread and return its value."""
