@@ -8,9 +8,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench
 PYTEST := $(BIN)/python -m pytest
-# The tests mostly wait, so half as many again as there are cores; those at their stated counts do not.
+# The tests mostly wait, so there are twice as many workers as cores; those at their stated counts do not.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-WORKERS ?= $(shell echo $$(($(CORES) > 4 ? 6 : ($(CORES) * 3 + 1) / 2)))
+WORKERS ?= $(shell echo $$(($(CORES) > 4 ? 8 : $(CORES) * 2)))
 LONG_WORKERS ?= $(shell echo $$(($(CORES) > 4 ? 4 : $(CORES))))
 ARGS ?=
 
