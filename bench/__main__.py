@@ -58,7 +58,9 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="all repetitions and sizes (about three quarters of an hour)")
+    parser.add_argument(
+        "--full", action="store_true", help="all repetitions and sizes (takes about 45 minutes)"
+    )
     parser.add_argument(
         "--only", action="append", help="one case by the first word of its key; may be repeated"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 from aiohttp import web
 
@@ -11,8 +10,7 @@ from sse_gateway.web.replies import Handler
 
 _ALLOW_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
 _ALLOW_METHODS = "GET, POST"
-# aiohttp 3.14 warns of a plain text as a key, and before it has no other.
-_ORIGIN: Any = web.RequestKey("cors_origin", str) if hasattr(web, "RequestKey") else "cors_origin"
+_ORIGIN = web.RequestKey("cors_origin", str)
 
 
 def allowing(origins: Collection[str]):  # type: ignore[no-untyped-def]

@@ -6,7 +6,6 @@ import logging
 import random
 import re
 import time
-from typing import Any
 
 from aiohttp import web
 
@@ -16,8 +15,7 @@ from sse_gateway.web.replies import SERVER, Handler
 logger = logging.getLogger(__name__)
 
 HEADER = "X-Request-ID"
-# aiohttp 3.14 warns of a plain text as a key, and before it has no other.
-_TRACE: Any = web.RequestKey("http_request_id", str) if hasattr(web, "RequestKey") else "http_request_id"
+_TRACE = web.RequestKey("http_request_id", str)
 # Long enough for UUIDs and proxies' own ids, too short for a token somebody puts here by mistake.
 _SANE = re.compile(r"[A-Za-z0-9._:=-]{1,64}")
 
