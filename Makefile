@@ -10,7 +10,7 @@ BENCH_STAMP := $(VENV)/.bench
 PYTEST := $(BIN)/python -m pytest
 # The tests mostly wait, so there are twice as many workers as cores; those at their stated counts do not.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-WORKERS ?= $(shell echo $$(($(CORES) > 4 ? 8 : $(CORES) * 2)))
+WORKERS ?= $(shell echo $$(($(CORES) > 3 ? $(CORES) + 2 : ($(CORES) * 5 + 1) / 2)))
 LONG_WORKERS ?= $(shell echo $$(($(CORES) > 4 ? 4 : $(CORES))))
 ARGS ?=
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+from hypothesis import settings
 from redis.asyncio import Redis
 
 from tests.support import leaks, started
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
 OPEN_FILES = 8192
+
+# No deadlines: how long an example takes says more of the other workers than of what it tests.
+settings.register_profile("suite", deadline=None, max_examples=scaled(40, 100))
+settings.load_profile("suite")
 
 
 class HasUrl(Protocol):

@@ -21,7 +21,7 @@ from tests.support.modes import scaled
 from tests.support.tokens import authenticator, claims, forge, jwk, private_key, segment, token
 
 pytestmark = pytest.mark.scaled
-many = settings(max_examples=scaled(200, 2_000), deadline=None)
+many = settings(max_examples=scaled(60, 2_000), deadline=None)
 
 SCALARS = (
     st.none()

@@ -50,7 +50,10 @@ def test_what_is_no_secret_is_not_found() -> None:
     assert not leaks.found_in(f"{head} s-0123456789ab 0123456789-17 token=[redacted] {made[:12]}")
 
 
-@pytest.mark.parametrize(("workers", "cut", "code"), [("0", "[-30:]", 1), ("1", "[:]", 1), ("0", "[:10]", 0)])
+@pytest.mark.parametrize(
+    ("workers", "cut", "code"),
+    [("0", "[-30:]", 1), ("1", "[:]", 1), pytest.param("0", "[:10]", 0, marks=pytest.mark.long)],
+)
 def test_a_token_in_a_log_fails_the_run(tmp_path: Path, workers: str, cut: str, code: int) -> None:
     """The run fails though every test passes, and names the log and the test, with workers and without."""
     (tmp_path / "test_leaky.py").write_text(LEAKY.replace("[LEAK]", cut))

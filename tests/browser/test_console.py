@@ -344,7 +344,7 @@ CLICK_WHAT_IS_ASKED_SECOND = """() => new MutationObserver(changes => {
 """As a page does that shifts under a pointer: the second click of two falls on what has just appeared."""
 
 
-@pytest.mark.parametrize("gap_ms", [0, 60])
+@pytest.mark.parametrize("gap_ms", [0, pytest.param(60, marks=pytest.mark.long)])
 async def test_a_double_click_leaves_the_next_request_open_over_two_gateways(
     consoles: Opener,
     gateways: Gateways,

@@ -343,7 +343,7 @@ def test_any_order_of_events_follows_the_state_diagram(machine: type[Permissions
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=scaled(12, 120),
+            max_examples=scaled(8, 120),
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

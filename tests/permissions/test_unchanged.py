@@ -62,7 +62,7 @@ REQUESTS = st.fixed_dictionaries(
 @pytest.mark.scaled
 @pytest.mark.timeout(600)
 @settings(
-    max_examples=scaled(60, 1500),
+    max_examples=scaled(30, 1500),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

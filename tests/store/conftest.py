@@ -15,9 +15,12 @@ from tests.store.scripts import Scripts
 from tests.support.servers import RedisProcess
 
 
-@pytest.fixture(params=["valkey", "redis"])
+@pytest.fixture(params=["valkey", pytest.param("redis", marks=pytest.mark.long)])
 def scripts(request: pytest.FixtureRequest) -> Scripts:
-    """The scripts as functions, on both servers. That EVAL does the same is shown in test_library.py."""
+    """The scripts as functions, on both servers. That EVAL does the same is shown in test_library.py.
+
+    In `make test` on one: what the scripts' wrappers are tested with there are both.
+    """
     server: RedisProcess = request.getfixturevalue(f"{request.param}_process")
     server.flush()
     return Scripts(server)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.scaled
 SESSION = "s-1"
 SPLICED = {"id", "session_id", "timestamp"}
 several = settings(
-    max_examples=scaled(50, 2000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=scaled(30, 2000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 texts = st.text(st.characters(codec="utf-8"), max_size=40)

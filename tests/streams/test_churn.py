@@ -75,7 +75,7 @@ async def test_thousands_of_streams_leave_nothing_behind(
         connections: int = own_server.info("clients")["connected_clients"]
         return sum(gateway.descriptors() for gateway in both) - connections
 
-    cycles = scale(400, 10_000)
+    cycles = scale(200, 10_000)
     await asyncio.gather(*(churn(gateway, max(400, cycles // 5)) for gateway in both))
     await asyncio.sleep(1)
     before, memory = held(), [gateway.rss_bytes() for gateway in both]
@@ -153,7 +153,7 @@ async def test_no_task_and_no_object_outlives_its_stream(
         for session_id in SESSIONS[:5]:
             request = '{"tool_name":"bash","parameters":{},"risk_level":"low"}'
             server.client.fcall("sse_ask", 1, session_id, request)
-        await come_and_go(port, scale(200, 2000))
+        await come_and_go(port, scale(100, 2000))
         await until(lambda: gateway.push.subscriptions == 1, "only the probe's channel")
         await until(lambda: tasks() <= before, "the tasks of before")
         await until(lambda: not alive(Stream, Feed, Join), "the streams to be forgotten")

@@ -312,7 +312,7 @@ def test_every_view_is_consistent_or_was_reset(own_server: RedisProcess) -> None
         run_state_machine_as_test(
             lambda: Session(own_server, gateways, loop),
             settings=settings(
-                max_examples=scaled(6, 60),
+                max_examples=scaled(4, 60),
                 stateful_step_count=scaled(20, 30),
                 deadline=None,
                 # A step takes real time, and a failure is no less clear for being long.

@@ -33,7 +33,7 @@ async def test_no_handover_loses_repeats_or_reorders_an_event(
     """However streams connect, drop and resume over two gateways, each receives exactly the history."""
     both = [await gateways(own_server, stream_transport=kind, **HOLD_ALL) for kind in ("aiohttp", "handover")]
     views = [View(session_id) for session_id in SESSIONS for _ in range(WALKERS)]
-    left = scale(500, 10_000)
+    left = scale(150, 10_000)
 
     async def walk(view: View) -> None:
         nonlocal left

@@ -152,7 +152,13 @@ async def test_an_agent_needs_all_of_its_rights_and_no_other(acl_server: AclServ
         await session.publish("token", {"text": "…"}, durable=False)
         asking = asyncio.create_task(session.request_permission("bash", {"cmd": "ls"}, timeout=30))
         (request_id,) = await until(lambda: people.pending(session_id), "the request")
-        called = used(acl_server)
+        called: set[str] = set()
+
+        def listens() -> bool:
+            called.update(used(acl_server))
+            return "subscribe" in called
+
+        await until(listens, "the agent to listen for its answer")
         people.answer(session_id, request_id)
         decision = await asyncio.wait_for(asking, 10)
         used(acl_server)
@@ -315,7 +321,7 @@ async def test_an_agent_that_comes_before_the_gateway_waits_for_it(
 ) -> None:
     """An agent may load no functions: its calls go through once a gateway has, and fail in words before."""
     with serving("redis") as server:
-        async with agent_of(server, call_seconds=15) as patient, agent_of(server, call_seconds=0.5) as hasty:
+        async with agent_of(server, call_seconds=30) as patient, agent_of(server, call_seconds=2) as hasty:
             publishing = asyncio.create_task(patient.session(session_id).tool_status("executing"))
             with pytest.raises(GatewayError, match="has not been given the functions yet") as told:
                 await hasty.session(session_id).tool_status("executing")
