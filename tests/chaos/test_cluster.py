@@ -66,14 +66,20 @@ async def test_a_slot_that_moves_under_load_takes_its_sessions_along(
         async with agent.publishing(moving, pause=0.005):
             for _ in range(scale(2, 10)):
                 await asyncio.sleep(0.2)
+                before = (await agent.top(moving)).epoch
                 await asyncio.to_thread(
                     cluster.migrate,
                     cluster.slot(moving),
                     between_keys=lambda: time.sleep(0.03),
                     before_end=lambda: time.sleep(0.05),
                 )
-                # Each move begins an epoch, and only the one before is remembered.
-                epoch = (await agent.top(moving)).epoch
+
+                async def begun(before: str = before) -> str | None:
+                    epoch = (await agent.top(moving)).epoch
+                    return epoch if epoch != before else None
+
+                # Each move begins an epoch, with the next event, and only the one before is remembered.
+                epoch = await until(begun, "the next epoch")
                 for page in (one, two):
                     await page.until(
                         lambda page=page, epoch=epoch: page.position.startswith(epoch), "the move"
