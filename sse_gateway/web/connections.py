@@ -79,6 +79,7 @@ class Connections:
         """Connections with a request in a handler."""
         self._streams: dict[web.RequestHandler, int] = {}
         """Connections that carry a stream, and how much their clients have sent since."""
+        self._on_lost: dict[web.RequestHandler, Callable[[], None]] = {}
         self.finishing: set[Finishing] = set()
         """Handed-over streams that are over, as long as their last bytes are on their way."""
 
@@ -129,6 +130,16 @@ class Connections:
         self.began(connection)
         self._busy.discard(connection)
         self._streams.pop(connection, None)
+        end = self._on_lost.pop(connection, None)
+        if end is not None:
+            end()
+
+    def on_lost(self, connection: web.RequestHandler, end: Callable[[], None]) -> None:
+        """Have `end` called once a connection is lost, or now if it is."""
+        if connection.transport is None:
+            end()
+        else:
+            self._on_lost[connection] = end
 
     def refuse(self, error: GatewayError) -> web.Response:
         """Return the last answer on a connection that no handler has seen a request of."""

@@ -131,7 +131,7 @@ def _collect_less_often() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 10)
+    gc.set_threshold(10_000, 5, 10)
 
 
 def _raise_descriptor_limit() -> int:

@@ -80,11 +80,14 @@ class HandedOver(asyncio.Protocol):
 class Held:
     """A stream on aiohttp's own transport: its handler stays until the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: web.RequestHandler, connections: Connections) -> None:
         self._over = asyncio.Event()
+        self._connection = connection
+        self._connections = connections
 
     def hold(self, stream: _Ends) -> None:
-        """Do nothing: nobody tells a handler that its client has gone; the sweep finds out."""
+        """Have the stream end with the connection, of which aiohttp tells the handler nothing."""
+        self._connections.on_lost(self._connection, lambda: stream.end("client_gone"))
 
     def finish(self) -> None:
         """Let the handler go on; aiohttp then ends the body."""
@@ -103,7 +106,11 @@ def carry(
     if transport is None or transport.is_closing():
         raise ConnectionResetError
     _limit_kernel_buffer(transport.get_extra_info("socket"))
-    return (_hand_over(request, response, transport) if by == "handover" else Held()), transport
+    return (_hand_over(request, response, transport) if by == "handover" else _held(request)), transport
+
+
+def _held(request: web.Request) -> Held:
+    return Held(request.protocol, request.app[CONNECTIONS])
 
 
 def _hand_over(

@@ -22,6 +22,7 @@ from sse_gateway.gateway import Gateway
 from sse_gateway.metrics import Metrics
 from sse_gateway.store import push as push_module
 from sse_gateway.web.app import make_app
+from sse_gateway.web.connections import CONNECTIONS, serve_through
 from tests.streams.tap import Tap
 from tests.support.gateway import GatewayProcess
 from tests.support.ports import free_port
@@ -119,6 +120,7 @@ async def inside(server: RedisProcess, **settings: Any) -> AsyncIterator[tuple[i
     app = make_app(configured, gateway, Authenticator(configured))
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
     await runner.setup()
+    serve_through(runner, app[CONNECTIONS])
     port = free_port()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     try:
