@@ -285,6 +285,10 @@ class _Client(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.proxy.connections += 1
         self.link.down.sink = transport
+        if self.link not in self.proxy._links:
+            # Reset between being accepted and coming here, when there was nothing to reset yet.
+            transport.abort()
+            return
         self.dialling = self.proxy._loop.create_task(self._dial())
 
     async def _dial(self) -> None:
