@@ -54,26 +54,44 @@ def encode_retry(retry: int) -> bytes:
     return b"retry: %d\n\n" % retry
 
 
-def encode_durable(id: bytes, data: bytes) -> bytes:
+class Frame:
+    """Hold the bytes of one event, or of several in a row, in the forms that connections write.
+
+    Nearly every connection writes the chunk. The bare body is cut out of it where one is wanted.
+    """
+
+    __slots__ = ("_body", "chunk", "events")
+
+    def __init__(self, body: bytes, events: int = 1) -> None:
+        self._body: bytes | None = body
+        self.chunk = b"%x\r\n%b\r\n" % (len(body), body)
+        """The body as one chunk of a chunked HTTP/1.1 body."""
+        self.events = events
+
+    @property
+    def body(self) -> bytes:
+        """Return the bytes of the event stream itself."""
+        if self._body is None:
+            self._body = self.chunk[self.chunk.index(b"\n") + 1 : -2]
+        return self._body
+
+
+def durable_frame(id: bytes, data: bytes) -> Frame:
     """Return the frame of a durable event, whose id and single-line JSON are known to be clean.
 
     The hot path: one formatting, no search.
     """
+    frame = _new_frame(Frame)
+    frame._body = None
+    frame.chunk = b"%x\r\nid: %b\ndata: %b\n\n\r\n" % (_DURABLE_BYTES + len(id) + len(data), id, data)
+    frame.events = 1
+    return frame
+
+
+_DURABLE_BYTES = len(b"id: \ndata: \n\n")
+_new_frame = object.__new__
+
+
+def encode_durable(id: bytes, data: bytes) -> bytes:
+    """Return the bytes of a durable event, to stand in a row with others."""
     return b"id: %b\ndata: %b\n\n" % (id, data)
-
-
-class Frame:
-    """Hold the bytes of one event, or of several in a row, in the forms that connections write.
-
-    Both forms are made at once: nearly every connection writes the chunk, and a property that made it at its
-    first use would be called for each of a thousand streams.
-    """
-
-    __slots__ = ("body", "chunk", "events")
-
-    def __init__(self, body: bytes, events: int = 1) -> None:
-        self.body = body
-        """The bytes of the event stream itself."""
-        self.chunk = b"%x\r\n%b\r\n" % (len(body), body)
-        """The body as one chunk of a chunked HTTP/1.1 body."""
-        self.events = events

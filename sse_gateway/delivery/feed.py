@@ -20,7 +20,8 @@ from collections.abc import Iterable
 from sse_gateway.core import notices
 from sse_gateway.core.cursor import Cursor
 from sse_gateway.core.events import event_id
-from sse_gateway.core.wire import Frame, encode_durable
+from sse_gateway.core.wire import Frame, durable_frame
+from sse_gateway.delivery.audience import Audience
 from sse_gateway.delivery.stream import Stream
 
 TAIL_EVENTS = 2_000
@@ -49,6 +50,7 @@ class Feed:
 
     __slots__ = (
         "_expected",
+        "_prefix",
         "_tail",
         "_tail_bytes",
         "_waiting",
@@ -82,7 +84,7 @@ class Feed:
         self.late_from = 0
         self.caught_up_to = 0
         """Between these, messages may still arrive that the history told of first, until a later one has."""
-        self.live: dict[Stream, None] = {}
+        self.live = Audience()
         self.joining: set[Join] | frozenset[Join] = _NOBODY
         """A set of its own only while somebody joins, and so the tail: an empty deque alone takes more memory
         than the rest of an idle feed."""
@@ -90,7 +92,9 @@ class Feed:
         """Not None while the feed does not know its position or is catching up."""
         self._tail: deque[tuple[int, Frame]] | None = None
         self._tail_bytes = 0
+        self._prefix = b""
         self._expected = b""
+        """What the next durable event begins with: `_prefix`, its seq, and the end of its id."""
         self._waiting: asyncio.Future[None] | None = None
 
     @property
@@ -155,8 +159,7 @@ class Feed:
 
     def deliver_next(self, payload: bytes) -> list[Stream]:
         """Write the event that `is_next` recognised to every live stream; return those now behind."""
-        frame = Frame(encode_durable(self._expected[7:-2], payload))
-        return self._deliver(self.last + 1, payload, frame)
+        return self._deliver(self.last + 1, payload, durable_frame(self._expected[7:-2], payload))
 
     def deliver_entry(self, seq: int, payload: bytes, *, settled: bool) -> list[Stream]:
         """Write an event read from history, under the id it was published with.
@@ -166,13 +169,13 @@ class Feed:
         id = event_id(payload)
         if settled:
             return self._deliver(seq, payload, notices.settled_request(payload, id=id.decode()))
-        return self._deliver(seq, payload, Frame(encode_durable(id, payload)))
+        return self._deliver(seq, payload, durable_frame(id, payload))
 
     def deliver_transient(self, frame: Frame) -> list[Stream]:
         """Write an event that has no place in history; who is not live is told the number later."""
         for join in self.joining:
             join.skipped += 1
-        return [stream for stream in self.live if not stream.push(frame)]
+        return self.live.push(frame)
 
     def broadcast(self, frames: Iterable[Frame]) -> None:
         """Write the gateway's own notices to every live stream."""
@@ -212,7 +215,7 @@ class Feed:
                 if not stream.push(frame):
                     return Cursor(self.epoch, seq - 1)
         self.leave(join)
-        self.live[stream] = None
+        self.live.add(stream)
         return None
 
     async def advance(self, seconds: float) -> None:
@@ -230,26 +233,27 @@ class Feed:
     def _deliver(self, seq: int, payload: bytes, frame: Frame) -> list[Stream]:
         self.last = seq
         self.last_data = payload
-        self._expected = b'{"id":"%b-%d",' % (self.epoch.encode(), seq + 1)
+        self._expected = b'%b%d",' % (self._prefix, seq + 1)
         if self.joining:
             self._remember(seq, frame)
         if self._waiting is not None:
             self.wake()
-        return [stream for stream in self.live if not stream.push(frame)]
+        return self.live.push(frame)
 
     def _remember(self, seq: int, frame: Frame) -> None:
         tail = self._tail
         if tail is None:
             tail = self._tail = deque()
         tail.append((seq, frame))
-        self._tail_bytes += len(frame.body)
+        self._tail_bytes += len(frame.chunk)
         while self._tail_bytes > TAIL_BYTES or len(tail) > TAIL_EVENTS:
-            self._tail_bytes -= len(tail.popleft()[1].body)
+            self._tail_bytes -= len(tail.popleft()[1].chunk)
 
     def _forget_tail(self) -> None:
         self._tail = None
         self._tail_bytes = 0
 
     def _renumber(self) -> None:
-        self._expected = b'{"id":"%b-%d",' % (self.epoch.encode(), self.last + 1)
+        self._prefix = b'{"id":"%b-' % self.epoch.encode()
+        self._expected = b'%b%d",' % (self._prefix, self.last + 1)
         self.wake()

@@ -21,6 +21,16 @@ CLOSE_GRACE_SECONDS = 5.0
 """How long a closed stream may take to get its last bytes out before it is aborted."""
 
 
+class Audience(Protocol):
+    """The streams that are written to together (`delivery.audience`), as far as one of them knows it."""
+
+    frames: int
+    sent_bytes: int
+
+    def note(self, stream: Stream) -> None:
+        """Note whether a stream flows."""
+
+
 class Carrier(Protocol):
     """What holds a stream's connection."""
 
@@ -35,27 +45,31 @@ class Stream:
     """
 
     __slots__ = (
+        "_audience",
         "_carrier",
         "_chunked",
+        "_counted_bytes",
+        "_counted_frames",
+        "_own_bytes",
+        "_own_frames",
         "_queue_bytes",
         "_queue_events",
-        "_transport",
         "_unsent_events",
         "client_id",
         "due",
         "ended_because",
-        "events",
         "expires_at",
         "expiry_announced",
+        "flowing",
         "http_request_id",
         "max_age_at",
         "on_ended",
         "opened_at",
-        "sent_bytes",
         "session_id",
         "slice",
         "stalled_since",
         "taken_bytes",
+        "transport",
         "user",
         "viewer",
     )
@@ -77,13 +91,21 @@ class Stream:
         queue_events: int = 100,
         queue_bytes: int = 1024 * 1024,
     ) -> None:
-        self._transport = transport
+        self.transport = transport
         self._chunked = chunked
         self._carrier = carrier
         self._queue_events = queue_events
         self._queue_bytes = queue_bytes
         self._unsent_events = 0
         """Frames written since the buffer was last seen empty."""
+        self.flowing = False
+        """Everything is on its way, the connection takes chunks, and the carrier will say when that ends."""
+        self._audience: Audience | None = None
+        """The live streams of its session, while it is one of them."""
+        self._own_frames = self._own_bytes = 0
+        """What was written to it alone."""
+        self._counted_frames = self._counted_bytes = 0
+        """What its audience had counted when this stream began to flow there."""
         self.on_ended = on_ended
         self.session_id = session_id
         self.user = user
@@ -102,9 +124,6 @@ class Stream:
         """The second at which the hub next looks at the two times above."""
         self.slice = 0
         """Which turn of the heartbeat it belongs to."""
-        self.events = 0
-        self.sent_bytes = 0
-        """Bytes handed to the transport."""
         self.taken_bytes = 0
         """Bytes the kernel had taken at the last sweep."""
         self.stalled_since = 0.0
@@ -115,12 +134,24 @@ class Stream:
     @property
     def buffered_bytes(self) -> int:
         """Return how many bytes the connection has not taken yet."""
-        return self._transport.get_write_buffer_size()
+        return self.transport.get_write_buffer_size()
+
+    @property
+    def events(self) -> int:
+        """Return how many frames were handed to the transport."""
+        shared = self._audience if self.flowing else None
+        return self._own_frames + (shared.frames - self._counted_frames if shared is not None else 0)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Return how many bytes were handed to the transport."""
+        shared = self._audience if self.flowing else None
+        return self._own_bytes + (shared.sent_bytes - self._counted_bytes if shared is not None else 0)
 
     @property
     def gone(self) -> bool:
         """Tell whether the connection has ended under the stream."""
-        return self._transport.is_closing()
+        return self.transport.is_closing()
 
     def push(self, frame: Frame) -> bool:
         """Write a frame, unless the reader is too far behind: then return False and write nothing.
@@ -128,7 +159,7 @@ class Stream:
         That is no verdict on the reader: at the peak of a burst a good one is behind too. The caller
         pauses the stream, which goes on from history.
         """
-        transport = self._transport
+        transport = self.transport
         unsent = transport.get_write_buffer_size()
         if unsent == 0:
             self._unsent_events = 1
@@ -136,12 +167,11 @@ class Stream:
             self._unsent_events += 1
             if unsent > self._queue_bytes or self._unsent_events > self._queue_events:
                 return False
-        # What `write` does, without the call: this line runs for every stream of every event.
         if self.ended_because is None and not transport.is_closing():
             data = frame.chunk if self._chunked else frame.body
             transport.write(data)
-            self.events += frame.events
-            self.sent_bytes += len(data)
+            self._own_frames += frame.events
+            self._own_bytes += len(data)
         return True
 
     def write(self, frame: Frame) -> None:
@@ -150,12 +180,50 @@ class Stream:
         After the end nothing is written: `closing` is the last event, and behind the last chunk there is
         no body any more.
         """
-        if self.ended_because is not None or self._transport.is_closing():
+        if self.ended_because is not None or self.transport.is_closing():
             return
         data = frame.chunk if self._chunked else frame.body
-        self._transport.write(data)
-        self.events += frame.events
-        self.sent_bytes += len(data)
+        self.transport.write(data)
+        self._own_frames += frame.events
+        self._own_bytes += len(data)
+
+    def joined(self, audience: Audience) -> None:
+        """Note that it is one of a session's live streams, which count what they are all sent."""
+        self._audience = audience
+        self._count_from_here()
+
+    def left(self) -> None:
+        """Note that it is live no more."""
+        self._settle_counts()
+        self._audience = None
+
+    def flows(self) -> None:
+        """Take from the carrier that everything is on its way; `stalls` must follow when it no longer is."""
+        if not self.flowing and self._chunked and self.ended_because is None:
+            self._count_from_here()
+            self.flowing = True
+            self._tell_audience()
+
+    def stalls(self) -> None:
+        """Take from the carrier that the connection has not taken everything."""
+        if self.flowing:
+            self._settle_counts()
+            self._unsent_events = 1
+            self.flowing = False
+            self._tell_audience()
+
+    def _tell_audience(self) -> None:
+        if self._audience is not None:
+            self._audience.note(self)
+
+    def _count_from_here(self) -> None:
+        if self._audience is not None:
+            self._counted_frames = self._audience.frames
+            self._counted_bytes = self._audience.sent_bytes
+
+    def _settle_counts(self) -> None:
+        self._own_frames, self._own_bytes = self.events, self.sent_bytes
+        self._count_from_here()
 
     async def drained(self) -> bool:
         """Wait until little is unsent; return False when the stream is over instead.
@@ -167,7 +235,7 @@ class Stream:
         while self.ended_because is None:
             if self.gone:
                 self.end("client_gone")
-            elif self._transport.get_write_buffer_size() <= DRAINED_BYTES:
+            elif self.transport.get_write_buffer_size() <= DRAINED_BYTES:
                 return True
             else:
                 await asyncio.sleep(pause)
@@ -183,12 +251,14 @@ class Stream:
             return
         self.write(notices.closing(reason))
         self.end(reason)
-        asyncio.get_running_loop().call_later(CLOSE_GRACE_SECONDS, self._transport.abort)
+        asyncio.get_running_loop().call_later(CLOSE_GRACE_SECONDS, self.transport.abort)
 
     def end(self, reason: str) -> None:
         """Note that the stream is over and release what it holds; idempotent."""
         if self.ended_because is not None:
             return
         self.ended_because = reason
+        # From here on nothing may be written without asking.
+        self.stalls()
         self._carrier.finish()
         self.on_ended(self)

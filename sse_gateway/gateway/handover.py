@@ -125,7 +125,7 @@ class Handover:
     def resume_behind(self, feed: Feed, streams: list[Stream], position: Cursor, transient: int) -> None:
         """Pause live streams whose readers are behind; they go on from history as they read."""
         for stream in streams:
-            if feed.live.pop(stream, stream) is None:
+            if feed.live.remove(stream):
                 join = feed.join()
                 join.stream = stream
                 join.skipped = transient

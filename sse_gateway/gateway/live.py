@@ -121,7 +121,7 @@ class Live:
         if join is not None:
             feed.leave(join)
         if stream is not None:
-            feed.live.pop(stream, None)
+            feed.live.remove(stream)
         if feed.unused and self._feeds.get(feed.channel) is feed:
             del self._feeds[feed.channel]
             self._complained.discard(feed)

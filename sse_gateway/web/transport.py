@@ -24,10 +24,14 @@ _NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "lin
 _USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
-class _Ends(Protocol):
+class _Carried(Protocol):
     """A stream, as far as its carrier knows it."""
 
     def end(self, reason: str) -> None: ...
+
+    def stalls(self) -> None: ...
+
+    def flows(self) -> None: ...
 
 
 class HandedOver(asyncio.Protocol):
@@ -39,7 +43,7 @@ class HandedOver(asyncio.Protocol):
         self._chunked = chunked
         self._connections = connections
         self._stray_bytes = 0
-        self._stream: _Ends | None = None
+        self._stream: _Carried | None = None
         self.transport: asyncio.Transport | None = None
         """None before the connection is made, and once it is lost."""
 
@@ -58,12 +62,24 @@ class HandedOver(asyncio.Protocol):
             self._stream.end("client_gone")
             self._stream = None
 
-    def hold(self, stream: _Ends) -> None:
+    def hold(self, stream: _Carried) -> None:
         """Take the stream that this carries; it ends with the connection."""
         if self.transport is None:
             stream.end("client_gone")
-        else:
-            self._stream = stream
+            return
+        self._stream = stream
+        # So that every byte left unsent is told by `pause_writing`, and by `resume_writing` that none is.
+        self.transport.set_write_buffer_limits(high=0)
+        if not self.transport.get_write_buffer_size():
+            stream.flows()
+
+    def pause_writing(self) -> None:
+        if self._stream is not None:
+            self._stream.stalls()
+
+    def resume_writing(self) -> None:
+        if self._stream is not None:
+            self._stream.flows()
 
     def finish(self) -> None:
         """End the body properly and close once everything is sent."""
@@ -85,7 +101,7 @@ class Held:
         self._connection = connection
         self._connections = connections
 
-    def hold(self, stream: _Ends) -> None:
+    def hold(self, stream: _Carried) -> None:
         """Have the stream end with the connection, of which aiohttp tells the handler nothing."""
         self._connections.on_lost(self._connection, lambda: stream.end("client_gone"))
 

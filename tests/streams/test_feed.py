@@ -10,7 +10,7 @@ import asyncio
 import pytest
 
 from sse_gateway.core.cursor import Cursor
-from sse_gateway.core.wire import Frame
+from sse_gateway.core.wire import Frame, durable_frame
 from sse_gateway.delivery import feed as feed_module
 from sse_gateway.delivery.feed import Feed
 from tests.streams.outbox import EPOCH, OTHER_EPOCH, Outbox, event
@@ -146,7 +146,7 @@ async def test_a_join_without_room_for_the_tail_goes_on_from_where_it_got() -> N
 @pytest.mark.parametrize("bound", ["TAIL_EVENTS", "TAIL_BYTES"])
 async def test_the_tail_is_bounded(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept for joining streams has a bound; who needs more of it is sent back to the history."""
-    size = len(event(1)) + len(f"id: {EPOCH}-1\ndata: \n\n")
+    size = len(durable_frame(f"{EPOCH}-1".encode(), event(1)).chunk)
     monkeypatch.setattr(feed_module, bound, 3 if bound == "TAIL_EVENTS" else 3 * size)
     feed = placed(0)
     join = feed.join()

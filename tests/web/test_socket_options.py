@@ -49,7 +49,7 @@ def test_a_streams_socket_holds_little_back_and_gives_a_silent_peer_up(
         ):
             assert response.status_code == 200
             (held,) = await until(lambda: gateway.gateway.hub.streams, "the stream to be open")
-            return options(held._transport)
+            return options(held.transport)
 
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         found = runner.run(look())
