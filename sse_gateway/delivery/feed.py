@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from sse_gateway.core import notices
 from sse_gateway.core.cursor import Cursor
@@ -177,11 +177,10 @@ class Feed:
             join.skipped += 1
         return self.live.push(frame)
 
-    def broadcast(self, frames: Iterable[Frame]) -> None:
+    def broadcast(self, frames: Sequence[Frame]) -> None:
         """Write the gateway's own notices to every live stream."""
-        for frame in frames:
-            for stream in self.live:
-                stream.write(frame)
+        for stream in self.live:
+            stream.write(*frames)
 
     def join(self) -> Join:
         """Register a stream that is about to read the history; the tail is kept from now on."""
@@ -217,6 +216,14 @@ class Feed:
         self.leave(join)
         self.live.add(stream)
         return None
+
+    def admit_at_once(self, join: Join, stream: Stream, position: Cursor) -> bool:
+        """Make a stream live that has been written nothing yet, if it stands where all others do."""
+        if self.parked is not None or position != self.position:
+            return False
+        self.leave(join)
+        self.live.add(stream)
+        return True
 
     async def advance(self, seconds: float) -> None:
         """Wait until the position has moved, at most `seconds`."""

@@ -174,18 +174,18 @@ class Stream:
             self._own_bytes += len(data)
         return True
 
-    def write(self, frame: Frame) -> None:
-        """Write a frame whatever is unsent: for hand-over and notices, whose caller bounds them.
+    def write(self, *frames: Frame) -> None:
+        """Write frames whatever is unsent: for hand-over and notices, whose caller bounds them.
 
         After the end nothing is written: `closing` is the last event, and behind the last chunk there is
         no body any more.
         """
         if self.ended_because is not None or self.transport.is_closing():
             return
-        data = frame.chunk if self._chunked else frame.body
-        self.transport.write(data)
-        self._own_frames += frame.events
-        self._own_bytes += len(data)
+        parts = [frame.chunk if self._chunked else frame.body for frame in frames]
+        self.transport.writelines(parts)
+        self._own_frames += sum([frame.events for frame in frames])
+        self._own_bytes += sum(map(len, parts))
 
     def joined(self, audience: Audience) -> None:
         """Note that it is one of a session's live streams, which count what they are all sent."""

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from sse_gateway.core import notices
 from sse_gateway.core.cursor import Cursor
 from sse_gateway.core.errors import Unavailable
-from sse_gateway.core.wire import Frame
+from sse_gateway.core.wire import Frame, encode_retry
 from sse_gateway.delivery.feed import Feed, Join
 from sse_gateway.delivery.stream import Stream
 from sse_gateway.gateway.live import Live
@@ -111,15 +111,23 @@ class Handover:
     async def bring_live(
         self, join: Join, stream: Stream, reading: Reading, *, cursor: str | None, shown: Sequence[bytes] = ()
     ) -> None:
-        """Write replay or snapshot to a new stream, then `ready`; return when it is live or over.
+        """Begin a new stream with replay or snapshot, then `ready`; return when it is live or over.
 
         `shown` are frames that belong to the snapshot without being in the reading.
         """
         join.stream = stream
         replay = await self._replay(join, stream, cursor, reading=reading)
+        if replay is None:
+            return
+        opening = [Frame(encode_retry(notices.first_retry_ms()), 0), *replay.parts]
         if shown:
-            stream.write(Frame(b"".join(shown), len(shown)))
-        if replay is not None:
+            opening.append(Frame(b"".join(shown), len(shown)))
+        if not replay.more and join.feed.admit_at_once(join, stream, replay.position):
+            # Nearly always. All in one call: each would be a packet of its own.
+            stream.write(*opening, *self._arrival(join, replay.replayed, complete=not replay.reset))
+            self._on_live(stream)
+        else:
+            stream.write(*opening)
             await self._follow(join, stream, replay)
 
     def resume_behind(self, feed: Feed, streams: list[Stream], position: Cursor, transient: int) -> None:
@@ -146,6 +154,7 @@ class Handover:
         if await stream.drained():
             replay = await self._replay(join, stream, str(position))
             if replay is not None:
+                stream.write(*replay.parts)
                 await self._follow(join, stream, replay, silent=True)
 
     async def _follow(self, join: Join, stream: Stream, first: Replay, *, silent: bool = False) -> None:
@@ -163,14 +172,18 @@ class Handover:
                 replayed += replay.replayed
                 reset = reset or replay.reset
                 more = replay.more
-        if join.skipped:
-            stream.write(notices.skipped(join.skipped))
         if reset or not silent:
-            stream.write(
-                self.ready(stream.session_id, join.feed.position, replayed=replayed, complete=not reset)
-            )
+            stream.write(*self._arrival(join, replayed, complete=not reset))
+        elif join.skipped:
+            stream.write(notices.skipped(join.skipped))
         if not silent:
             self._on_live(stream)
+
+    def _arrival(self, join: Join, replayed: int, *, complete: bool) -> list[Frame]:
+        """Return what tells a stream that it is live."""
+        feed = join.feed
+        ready = self.ready(feed.session_id, feed.position, replayed=replayed, complete=complete)
+        return [notices.skipped(join.skipped), ready] if join.skipped else [ready]
 
     async def _step(
         self, join: Join, stream: Stream, position: Cursor, *, more: bool
@@ -193,7 +206,10 @@ class Handover:
             if position.epoch != feed.epoch:
                 await self._live.catch_up(feed, "epoch")
         replay = await self._replay(join, stream, str(position))
-        return (replay.position if replay is not None else position), replay
+        if replay is None:
+            return position, None
+        stream.write(*replay.parts)
+        return replay.position, replay
 
     async def _wait_for_live(self, feed: Feed, position: Cursor) -> None:
         """Wait until the feed has reached `position`; what does not come in time is read."""
@@ -218,7 +234,7 @@ class Handover:
     async def _replay(
         self, join: Join, stream: Stream, cursor: str | None, *, reading: Reading | None = None
     ) -> Replay | None:
-        """Write what follows `cursor`, from a first `reading` or a new one; None when the stream is over."""
+        """Make what follows `cursor`, from a first `reading` or a new one; None when the stream is over."""
         resumed = reading is None
         if reading is None and (reading := await self._read_on(join, stream, cursor)) is None:
             return None
@@ -233,6 +249,4 @@ class Handover:
             replay = make_replay(reading, cursor, resumed=resumed)
         if replay.reset:
             self._metrics.resets.labels(reading.verdict).inc()
-        if replay.frames is not None:
-            stream.write(replay.frames)
         return replay

@@ -310,8 +310,7 @@ class Live:
         self._metrics.resets.labels(reading.verdict).inc()
         replay = make_replay(reading, requested, resumed=True)
         feed.place(replay.position)
-        if replay.frames is not None:
-            feed.broadcast((replay.frames, self._ready(feed.session_id, replay.position)))
+        feed.broadcast((*replay.parts, self._ready(feed.session_id, replay.position)))
         for pending in reading.pending:
             self._on_permission(feed.session_id, pending.data)
 

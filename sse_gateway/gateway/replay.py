@@ -6,6 +6,7 @@ cursor get the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sse_gateway.core import notices
@@ -19,8 +20,8 @@ from sse_gateway.store.history import Reading
 class Replay:
     """Frames that bring a stream to `position`."""
 
-    frames: Frame | None
-    """All of them in a row; None where there is nothing to write."""
+    parts: Sequence[Frame]
+    """What to write: one frame that holds all of them in a row, or nothing."""
     position: Cursor
     replayed: int
     """How many durable events are among them."""
@@ -60,7 +61,7 @@ def make_replay(reading: Reading, requested: str | None, *, resumed: bool) -> Re
     parts.extend(_entries(reading, requested))
     position = Cursor(reading.epoch, reading.entries[-1].seq) if reading.entries else latest
     return Replay(
-        frames=Frame(b"".join(parts), len(parts)) if parts else None,
+        parts=(Frame(b"".join(parts), len(parts)),) if parts else (),
         position=position,
         replayed=len(reading.entries),
         reset=reset,

@@ -9,10 +9,9 @@ a full disk by the other.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from aiohttp import HttpVersion10, HttpVersion11, web
@@ -30,6 +29,8 @@ CLOSE_SECONDS = 5.0
 """How long answers still under way, and streams' last bytes, may take once everything is being closed."""
 UNREAD_SECONDS = 60
 """How long a client may take nothing of an answer."""
+_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
+UNREAD_OPTIONS = [(_USER_TIMEOUT, UNREAD_SECONDS * 1000)] if _USER_TIMEOUT is not None else []
 STRAY_BYTES = 4096
 """How much a client may send on a stream before it is taken for an attack; all of it is discarded."""
 MAX_ADDRESS_BYTES = 12 * 1024
@@ -91,7 +92,9 @@ class Connections:
             self._end(connection, "too_many")
             return
         self._wait_for_head(connection)
-        _limit_unread(connection)
+        assert connection.transport is not None
+        # The kernel drops a client that takes nothing of its answer.
+        set_tcp_options(connection.transport, UNREAD_OPTIONS)
 
     def takes(self, connection: web.RequestHandler, data: bytes) -> bool:
         """Tell whether bytes are for the parser; those sent on a stream are for nobody."""
@@ -256,12 +259,21 @@ def _told(status: int, exc: BaseException | None) -> GatewayError:
     return GatewayError("bad_request", "This is not valid HTTP, or not in a form this server takes.")
 
 
-def _limit_unread(connection: web.RequestHandler) -> None:
-    """Have the kernel drop a client that takes nothing of its answer."""
-    assert connection.transport is not None
-    sock = connection.transport.get_extra_info("socket")
-    option = getattr(socket, "TCP_USER_TIMEOUT", None)
-    if sock is not None and option is not None:
-        # A unix socket has no such option.
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, option, UNREAD_SECONDS * 1000)
+def set_tcp_options(transport: asyncio.BaseTransport, options: Iterable[tuple[int, int]]) -> None:
+    """Set socket options of a connection; does nothing where it is no TCP connection.
+
+    With uvloop each option set through the transport's own socket object duplicates and closes a descriptor.
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return
+    # With a descriptor given, family and type are not asked of the kernel and matter to nobody.
+    borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=sock.fileno())
+    try:
+        for option, value in options:
+            borrowed.setsockopt(socket.IPPROTO_TCP, option, value)
+    except OSError:
+        # A unix socket has no such options.
+        pass
+    finally:
+        borrowed.detach()

@@ -16,7 +16,6 @@ from aiohttp_sse import EventSourceResponse
 from sse_gateway.auth import READ, Principal
 from sse_gateway.core import notices
 from sse_gateway.core.errors import GatewayError
-from sse_gateway.core.wire import encode_retry
 from sse_gateway.web.connections import CONNECTIONS
 from sse_gateway.web.cors import mark
 from sse_gateway.web.identity import require_reach, session_of, token_of
@@ -165,7 +164,7 @@ async def _check(request: web.Request) -> _Asked:
 
 
 async def _begin(request: web.Request) -> EventSourceResponse:
-    """Send the head and a first `retry:` line, so that `onopen` fires at once everywhere."""
+    """Send the head at once, so that `onopen` fires everywhere."""
     response = EventSourceResponse(ping_interval=_NEVER, send_timeout=None)
     response.headers.update(HEADERS)
     mark(request, response)
@@ -180,7 +179,6 @@ async def _begin(request: web.Request) -> EventSourceResponse:
     # Its ping would never fire, but its task would stay for ever where the client leaves before the end.
     response.stop_streaming()
     request.app[CONNECTIONS].streams(request.protocol)
-    await response.write(encode_retry(notices.first_retry_ms()))
     return response
 
 

@@ -7,7 +7,6 @@ handed over (docs/design.md), by public calls only.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import sys
 from typing import Protocol
@@ -16,12 +15,20 @@ from aiohttp import HttpVersion11, web
 from aiohttp_sse import EventSourceResponse
 
 from sse_gateway.core.wire import LAST_CHUNK
-from sse_gateway.web.connections import CONNECTIONS, STRAY_BYTES, Connections
+from sse_gateway.web.connections import (
+    CONNECTIONS,
+    STRAY_BYTES,
+    UNREAD_OPTIONS,
+    Connections,
+    set_tcp_options,
+)
 
-USER_TIMEOUT_SECONDS = 60
 NOTSENT_LOWAT_BYTES = 64 * 1024
 _NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
-_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
+STREAM_OPTIONS = [(socket.TCP_NODELAY, 1), *UNREAD_OPTIONS]
+# Unsent bytes stay in our own buffer, where they are counted, and not in megabytes of the kernel's.
+if _NOTSENT_LOWAT is not None:
+    STREAM_OPTIONS.append((_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES))
 
 
 class _Carried(Protocol):
@@ -121,7 +128,7 @@ def carry(
     transport = request.transport
     if transport is None or transport.is_closing():
         raise ConnectionResetError
-    _limit_kernel_buffer(transport.get_extra_info("socket"))
+    set_tcp_options(transport, STREAM_OPTIONS)
     return (_hand_over(request, response, transport) if by == "handover" else _held(request)), transport
 
 
@@ -147,20 +154,3 @@ def _hand_over(
     if not transport.is_reading():
         transport.resume_reading()
     return handed_over
-
-
-def _limit_kernel_buffer(sock: socket.socket | None) -> None:
-    """Set a stream's socket options.
-
-    Unsent bytes stay in our own buffer, where they are counted, and not in megabytes of the kernel's; a
-    peer that acknowledges nothing for a minute is gone.
-    """
-    if sock is None:
-        return
-    # A unix socket has none of these. Not by its family, which uvloop's sockets take long to tell.
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if _NOTSENT_LOWAT is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES)
-        if _USER_TIMEOUT is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, USER_TIMEOUT_SECONDS * 1000)

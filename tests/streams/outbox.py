@@ -26,6 +26,9 @@ class Buffer:
         self.written.append(bytes(data))
         self.unsent += len(data)
 
+    def writelines(self, parts: list[bytes]) -> None:
+        self.write(b"".join(parts))
+
     def get_write_buffer_size(self) -> int:
         return self.unsent
 

@@ -42,7 +42,7 @@ def read(verdict: str, *entries: Entry, top: int, **more: Any) -> Reading:
 
 
 def shown(replay: Replay) -> list[Event]:
-    return EventParser().feed(replay.frames.body) if replay.frames is not None else []
+    return EventParser().feed(b"".join(frame.body for frame in replay.parts))
 
 
 def asked(events: list[Event]) -> list[str]:
@@ -87,7 +87,7 @@ def test_what_was_read_is_replayed_in_order(
     assert [int(str(id).partition("-")[2]) for id in ids] == seqs
     assert replay.position == Cursor(EPOCH, position)
     assert (replay.replayed, replay.reset, replay.more) == (len(seqs), False, reading.more)
-    assert replay.frames is None or replay.frames.events == len(seqs)
+    assert sum(frame.events for frame in replay.parts) == len(seqs)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_cursor_that_cannot_be_honoured_ends_in_a_reset_and_the_snapshot(
     }  # fmt: skip
     assert (request_event.id, request_event.json["data"]["request_id"]) == (None, "a")
     assert (status.id, status.json["type"]) == (None, "tool_status")
-    assert (replay.reset, replay.position, replay.frames and replay.frames.events) == (
+    assert (replay.reset, replay.position, sum(frame.events for frame in replay.parts)) == (
         True,
         Cursor(EPOCH, 9),
         3,

@@ -10,7 +10,8 @@ import httpx
 import pytest
 import uvloop
 
-from sse_gateway.web.transport import NOTSENT_LOWAT_BYTES, USER_TIMEOUT_SECONDS
+from sse_gateway.web.connections import UNREAD_SECONDS
+from sse_gateway.web.transport import NOTSENT_LOWAT_BYTES
 from tests.chaos.local import local_gateway
 from tests.support.servers import RedisProcess
 from tests.support.tokens import token
@@ -53,8 +54,8 @@ def test_a_streams_socket_holds_little_back_and_gives_a_silent_peer_up(
 
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         found = runner.run(look())
-    assert USER_TIMEOUT_SECONDS == 60
+    assert UNREAD_SECONDS == 60
     assert NOTSENT_LOWAT_BYTES == 65536
     assert found["notsent_lowat"] == NOTSENT_LOWAT_BYTES
-    assert found["user_timeout"] == USER_TIMEOUT_SECONDS * 1000
+    assert found["user_timeout"] == UNREAD_SECONDS * 1000
     assert found["nodelay"]
