@@ -137,14 +137,18 @@ class Redactor(logging.Filter):
         return self._text(value if isinstance(value, str) else str(value))
 
 
+_ALWAYS = len(vars(logging.makeLogRecord({})))
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "fields"}
 
 
-def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+def fields_of(record: logging.LogRecord) -> Mapping[str, Any]:
     """Return the structured fields of a record: `extra={"fields": {…}}` and other extra attributes."""
     attributes = vars(record)
+    fields = attributes.get("fields")
+    if isinstance(fields, dict) and len(attributes) == _ALWAYS + 1:
+        # Our own records, nearly all there are.
+        return fields
     found = {name: attributes[name] for name in attributes.keys() - _STANDARD}
-    fields = getattr(record, "fields", None)
     if isinstance(fields, Mapping):
         found.update(fields)
     return found
