@@ -43,25 +43,27 @@ def _routed(summary: Summary) -> Iterator[Judgement]:
         return
     late = summary.at_rate(OURS, 25_000, p99_ms)
     yield _judge("2. routed, durable, 25,000/s: p99 below 10 ms", late, 10, "{0:.2f} ms")
-    for peer in summary.servers("routed"):
-        if peer.startswith("nchan, Redis"):
-            yield from _against(summary, peer)
+    yield from _against_nchan(summary)
     plain = summary.highest_rate("sse_gateway, plain PUBLISH") or 0
     yield "2. plain PUBLISH: 40,000 events/s", f"{plain:,.0f}/s sustained", plain >= 40_000
 
 
-def _against(summary: Summary, peer: str) -> Iterator[Judgement]:
+def _against_nchan(summary: Summary) -> Iterator[Judgement]:
+    """Compare with nchan as its documentation sets it up: the nginx that delivers is published to."""
+    peer = "nchan, Redis, one nginx"
+    if peer not in summary.servers("routed"):
+        return
     top = summary.highest_rate(peer)
     cost = summary.at_rate(peer, top, cpu_us) if top else None
     yield _judge(
-        f"2. routed: CPU an event at 20,000/s at most a quarter of {peer}'s at its top, {top or 0:,.0f}/s",
+        f"2. routed: CPU an event at 20,000/s at most a quarter of nchan's at its top, {top or 0:,.0f}/s",
         summary.at_rate(OURS, 20_000, cpu_us),
         cost / 4 if cost else None,
         "{0:.1f} µs; a quarter is {1:.1f} µs",
     )
     late = summary.at_rate(peer, 3000, p99_ms)
     yield _judge(
-        f"2. routed: p99 at 3,000/s at most half of {peer}'s",
+        "2. routed: p99 at 3,000/s at most half of nchan's",
         summary.at_rate(OURS, 3000, p99_ms),
         late / 2 if late else None,
         "{0:.2f} ms; half is {1:.2f} ms",

@@ -108,14 +108,14 @@ def _routed(repeats: int, seconds: float, *, full: bool) -> Case:
         servers.GatewayInAiohttp: [3000, 20_000, 25_000],
         servers.GatewayPlain: [3000, 20_000, 40_000, 50_000],
         servers.Nchan: [3000, 10_000, 20_000],
-        servers.NchanRedis: [3000, 5000, 6000, 7000, 8000, 10_000],
-        servers.NchanRedisAlone: [3000, 5000, 6000, 7000, 8000],
+        servers.NchanRedis: [3000, 6000, 8000, 9000, 10_000, 12_000],
+        servers.NchanRedisAlone: [3000, 6000, 8000, 9000, 10_000, 12_000],
         servers.AiohttpSse: [1000, 3000, 5000, 7000, 9000],
         servers.SseStarlette: [1000, 3000, 5000, 7000],
     }
     if not full:
         steps = {
-            kind: [rate for rate in rates if rate not in (1000, 10_000)] for kind, rates in steps.items()
+            kind: [rate for rate in rates if rate not in (1000, 9000, 12_000)] for kind, rates in steps.items()
         }
     return Case(
         "routed",
