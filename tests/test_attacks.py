@@ -629,6 +629,38 @@ async def test_attack_json_bomb(
     assert not [line for line in site.a.logs() if line["level"] == "error"]
 
 
+@pytest.mark.parametrize("way", ["cursor", "answer"])
+async def test_attack_text_that_cannot_be_sent_to_redis(
+    site: Site, http: httpx.AsyncClient, streams: list[SSEStream], session_id: str, way: str
+) -> None:
+    """After text without a UTF-8 form, every session still gets its own events and no other's."""
+    others = [f"{session_id}-{number}" for number in range(5)]
+    for other in others:
+        site.publish(other, "note", {"of": other})
+        site.ask(other, request_id="r", title=other)
+    for gateway in (site.a, site.b):
+        if way == "cursor":
+            stream = await watch(streams, gateway, session_id, last_event_id="\udcff")
+            assert stream.named("stream_reset")[0]["reason"] == "malformed"
+        else:
+            answer = await http.post(
+                f"{gateway.base}/permission-response/{session_id}",
+                headers=bearer(session_id) | {"Content-Type": "application/json"},
+                content=b'{"approved":true,"option_id":"\\ud800"}',
+            )
+            assert answer.status_code == 400, answer.text
+
+        async def look(other: str, gateway: GatewayProcess = gateway) -> None:
+            url = gateway.events(other, "replay=all")
+            async with await SSEStream.open(url, token=token(session_id=other)) as stream:
+                await stream.ready()
+                assert [message["session_id"] for message in stream.messages] == [other] * 2
+            shown = await http.get(f"{gateway.base}/permissions/{other}", headers=bearer(other))
+            assert [asked["title"] for asked in shown.json()["data"]["pending"]] == [other]
+
+        await asyncio.gather(*map(look, others))
+
+
 @pytest.mark.parametrize("way", ["script", "next id", "answers' channel"])
 async def test_attack_message_that_nobody_can_read(
     site: Site, streams: list[SSEStream], session_id: str, way: str

@@ -68,8 +68,9 @@ def dumps(value: Any) -> bytes:
 def loads_strict(data: bytes, *, unique_keys: bool = False) -> Any:
     """Parse JSON as RFC 8259 has it, else raise `malformed_json` saying where.
 
-    Refused besides syntax errors: NaN and Infinity, other encodings than UTF-8, more than 64 levels,
-    numbers beyond what Python converts, and with `unique_keys` an object that names a member twice
+    Refused besides syntax errors: NaN and Infinity, other encodings than UTF-8, halves of surrogate pairs
+    (they have no UTF-8 form, so not every reader can read them, nor can they be sent on), more than 64
+    levels, numbers beyond what Python converts, and with `unique_keys` an object that names a member twice
     (two readers could each take another one).
     """
     try:
@@ -85,12 +86,15 @@ def loads_strict(data: bytes, *, unique_keys: bool = False) -> Any:
         raise _malformed(str(error).partition(";")[0]) from None
     if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
         raise _malformed(f"nested deeper than {MAX_DEPTH} levels")
+    if _SURROGATE.search(data) and _has_lone_surrogate(value):
+        raise _malformed("half of a surrogate pair")
     return value
 
 
 def _has_lone_surrogate(value: Any) -> bool:
     try:
-        _ENCODER.encode(value).encode()
+        # Not `_ENCODER`: a number such as 1e400 has become infinite by now.
+        json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return True
     return False
@@ -158,9 +162,6 @@ def check_plain(data: bytes, session_id: str, *, max_bytes: int) -> PlainEvent:
     members = loads_strict(line)
     if not isinstance(members, dict):
         raise _invalid("An event is a JSON object.")
-    if _SURROGATE.search(line) and _has_lone_surrogate(members):
-        # The scripts refuse it too: not every reader can read it.
-        raise _malformed("half of a surrogate pair")
     type_ = members.get("type")
     if not isinstance(type_, str) or EVENT_TYPE.fullmatch(type_) is None:
         raise _invalid("An event has a 'type' of 1 to 64 of the characters A-Z a-z 0-9 _ . -")

@@ -81,13 +81,17 @@ class Connection(asyncio.Protocol):
         return self._transport is None or self._transport.is_closing()
 
     def call(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
-        """Send commands together; the future has the replies, or what ended the connection."""
+        """Send commands together; the future has the replies, or what ended the connection.
+
+        Raises UnicodeEncodeError, having sent nothing, for text that has no UTF-8 form.
+        """
         awaited = Awaited(len(commands))
         if self.closing:
             awaited.future.set_exception(ConnectionResetError(f"the {self.purpose} was closed"))
         else:
-            self._awaited.append(awaited)
+            # Only what was sent is awaited: with one reply too few, each caller would get the next one's.
             self.send(*commands)
+            self._awaited.append(awaited)
         return awaited.future
 
     def send(self, *commands: Command) -> None:

@@ -190,7 +190,8 @@ def _cursor(request: web.Request) -> str | None:
         request.query.get("lastEventId"),
     ):
         if given:
-            return given[:200]
+            # Bytes that are not UTF-8 came as surrogates, which cannot be sent on.
+            return given[:200].encode(errors="replace").decode()
     return None
 
 

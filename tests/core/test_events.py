@@ -76,7 +76,10 @@ def test_what_must_not_reach_a_browser_is_refused(data: bytes, code: str) -> Non
 
 def test_a_surrogate_pair_is_a_character() -> None:
     """Only half of one is refused: ASCII-only encoders write every emoji as a pair."""
-    assert loads_strict(b'"\\ud83d\\ude00"') == "\U0001f600"
+    assert loads_strict(b'["\\ud83d\\ude00",1e400]')[0] == "\U0001f600"
+    for half in (b'"\\ud83d"', b'{"\\uDE00":1}'):
+        with pytest.raises(GatewayError, match="half of a surrogate pair"):
+            loads_strict(half)
 
 
 def test_sixty_four_levels_are_allowed() -> None:

@@ -36,7 +36,19 @@ BODIES: dict[str, tuple[Any, int, str]] = {
     "an edit nobody offered": ({"approved": True, "updated_input": {}}, 400, "not_editable"),
     "an edit of a denial": ({"approved": False, "updated_input": {}}, 400, "not_editable"),
     "another digest": ({"approved": True, "args_digest": "d:2"}, 409, "digest_mismatch"),
-    "a digest with a lone surrogate": (b'{"approved":true,"args_digest":"\\ud800"}', 409, "digest_mismatch"),
+    **{
+        f"half a character in {name}": (
+            b'{"approved":true,"%b":"\\ud800"}' % name.encode(),
+            400,
+            "malformed_json",
+        )
+        for name in ("reason", "option_id", "args_digest", "client_id", "request_id")
+    },
+    "half a character in an edit": (
+        b'{"approved":true,"updated_input":{"\\udc00":1}}',
+        400,
+        "malformed_json",
+    ),
     "no opinion": ({"reason": "?"}, 400, "bad_request"),
     "an opinion that is a number": ({"approved": 1}, 400, "bad_request"),
     "a misspelt member": ({"approved": True, "updatedInput": {}}, 400, "bad_request"),
@@ -51,7 +63,7 @@ BODIES: dict[str, tuple[Any, int, str]] = {
     "a list": (b"[true]", 400, "bad_request"),
     "far too deep": (b'{"approved":true,"updated_input":' + b'{"a":' * 90 + b"1" + b"}" * 91, 400, ""),
 }
-NAMES = ["nobody-asked", "\ud800", "a b", "a}b{c", "..", "x" * 129, "\u0000"]
+NAMES = ["nobody-asked", "a b", "a}b{c", "..", "x" * 129, "\u0000"]
 
 
 @pytest.fixture

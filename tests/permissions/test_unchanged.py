@@ -125,26 +125,6 @@ def test_every_part_of_an_answer_reaches_the_agent_unchanged(  # noqa: PLR0917
     assert same(shown, asked)
 
 
-LONE = {"reason": "\ud800", "client_id": "x\udfff", "updated_input": {"\ud800": 1}}
-
-
-@pytest.mark.parametrize("member", LONE)
-async def test_half_a_character_is_refused_or_kept_and_never_changed(
-    desk: Desk, agent: Agent, dial: Dial, session_id: str, member: str
-) -> None:
-    """A lone surrogate, which is no text, is a 400 that decides nothing, or arrives as it was."""
-    agent.ask(session_id, request_id="r", editable=True)
-    line = await dial(desk.a)
-    reply = await line.send(
-        answering(session_id, {"approved": True, "request_id": "r", member: LONE[member]})
-    )
-    if reply.status == 200:
-        assert agent.told(session_id)[0][member] == LONE[member]
-    else:
-        assert (reply.status, reply.code) == (400, "malformed_json")
-        assert agent.pending(session_id) == ["r"]
-
-
 async def test_the_largest_edit_that_fits_arrives_whole_and_a_larger_one_is_refused(
     desk: Desk, agent: Agent, dial: Dial, tab: Tab, session_id: str
 ) -> None:

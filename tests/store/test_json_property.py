@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import re
 from typing import Any
 
 import pytest
@@ -95,13 +93,7 @@ def test_what_strict_json_takes_the_script_takes_too(scripts: Scripts, text: str
         loads_strict(one_line.encode())
     except GatewayError:
         return
-    event = '{"type":"x","data":' + text + "}"
-    if re.search(r"(?i)\\ud[89a-f]", text):
-        # Half a surrogate pair is JSON, though no text: the script refuses it.
-        with contextlib.suppress(Refused):
-            scripts.publish(SESSION, event)
-    else:
-        scripts.publish(SESSION, event)
+    scripts.publish(SESSION, '{"type":"x","data":' + text + "}")
 
 
 requests = st.fixed_dictionaries(

@@ -180,6 +180,15 @@ async def test_a_cursor_that_cannot_be_honoured_is_told(
         await check_reset(desk, stream, session_id, reason, requested=requested, oldest=f"{epoch}-1")
 
 
+@pytest.mark.parametrize("cursor", ["ffffffffff-3\udcff", "\udcff", "\udcff" * 150, "é"])
+async def test_a_cursor_of_any_bytes_in_the_header_is_told(desk: Desk, session_id: str, cursor: str) -> None:
+    """A header may hold bytes that are not UTF-8: malformed like any other, and told without them."""
+    epoch = fill(desk, session_id, 3).partition("-")[0]
+    requested = cursor.replace("\udcff", "?")
+    async with await desk.open(session_id, last_event_id=cursor) as stream:
+        await check_reset(desk, stream, session_id, "malformed", requested=requested, oldest=f"{epoch}-1")
+
+
 @pytest.mark.parametrize("again", [0, 1, 2, 5])
 async def test_a_rolled_back_cursor_is_told(own_server: RedisProcess, session_id: str, again: int) -> None:
     """After a server came back without its last writes, who had seen those is reset, and nobody else.

@@ -68,10 +68,10 @@ class SSEStream(asyncio.Protocol):
         receive_buffer: int | None = None,
         seconds: float = 10.0,
     ) -> Self:
-        """Connect, send the GET and return once status and headers are there.
+        r"""Connect, send the GET and return once status and headers are there.
 
         `token` goes into the Authorization header; `receive_buffer` (bytes) makes the kernel hold little for
-        a slow reader.
+        a slow reader. Surrogates such as "\udcff" stand for bytes that are not UTF-8.
         """
         parts = urlsplit(url)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
@@ -81,7 +81,7 @@ class SSEStream(asyncio.Protocol):
             lines.append(f"Authorization: Bearer {token}")
         if last_event_id is not None:
             lines.append(f"Last-Event-ID: {last_event_id}")
-        request = ("\r\n".join(lines) + "\r\n\r\n").encode()
+        request = ("\r\n".join(lines) + "\r\n\r\n").encode(errors="surrogateescape")
 
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         sock.setblocking(False)
