@@ -7,6 +7,7 @@ after a restart, Redis sees a few pipelines instead of a thousand round trips.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -16,6 +17,8 @@ from sse_gateway.core.errors import GatewayError
 from sse_gateway.core.events import loads_kept
 from sse_gateway.store.connection import BATCH, Store
 from sse_gateway.store.failures import as_gateway_error
+
+logger = logging.getLogger(__name__)
 
 PAGE_BYTES = 1024 * 1024
 READING_AT_ONCE = 2
@@ -144,8 +147,13 @@ class History:
                 continue
             if isinstance(reply, Exception):
                 future.set_exception(reply)
-            else:
+                continue
+            try:
                 future.set_result(_reading(reply))
+            except Exception:
+                # Somebody wrote to this session's keys by hand; the batch's others must have theirs.
+                logger.exception("a history could not be understood")
+                future.set_exception(GatewayError("internal_error", "The session's history is damaged."))
 
     async def publish(
         self,
@@ -188,9 +196,7 @@ class History:
         epoch, top, owner, ended, pending, streams, viewers, now_ms = await self._store.fcall(
             "status", session_id
         )
-        return Status(
-            epoch.decode(), top, owner.decode() or None, ended == b"1", pending, streams, viewers, now_ms
-        )
+        return Status(epoch.decode(), top, _owner(owner), ended == b"1", pending, streams, viewers, now_ms)
 
     async def beat(self, counts: Sequence[tuple[str, int, int]], gateway_id: str) -> list[tuple[int, int]]:
         """Report (session, streams, viewers) of one gateway; return (streams, viewers) over all gateways.
@@ -208,10 +214,15 @@ class History:
         return totals
 
 
+def _owner(text: bytes) -> str | None:
+    """Return an owner as it compares with users, who never hold what bytes become that are not UTF-8."""
+    return text.decode(errors="surrogateescape") or None
+
+
 def _reading(reply: list[Any]) -> Reading:
     owner, ended, epoch, top, verdict, oldest, entries, more, pending, state, now_ms = reply
     return Reading(
-        owner=owner.decode() or None,
+        owner=_owner(owner),
         ended=ended == b"1",
         epoch=epoch.decode(),
         top=top,

@@ -15,7 +15,7 @@ from sse_gateway.core.cursor import Cursor
 from sse_gateway.core.errors import GatewayError, Unavailable
 from sse_gateway.store import commands, connection
 from sse_gateway.store.connection import Store
-from sse_gateway.store.history import History
+from sse_gateway.store.history import History, Reading
 from sse_gateway.store.library import Library, Limits
 from sse_gateway.store.permissions import Permissions
 from tests.store.scripts import Scripts
@@ -145,6 +145,46 @@ class TestUnavailable:
         assert [type(position) for position in await history.positions([SESSION] * 3)] == [Unavailable] * 3
         with pytest.raises(Unavailable):
             await history.beat([(SESSION, 1, 1)], "g-1")
+
+
+class TestPoison:
+    """What cannot be sent, or not be understood when it comes back, costs nobody else anything."""
+
+    async def test_text_that_cannot_be_sent_leaves_the_others_their_own_replies(self, store: Store) -> None:
+        for _ in range(3):
+            with pytest.raises(UnicodeEncodeError):
+                await store.fcall("decision", SESSION, "\ud800")
+            with pytest.raises(UnicodeEncodeError):
+                await store.send_many([("k", ("GET", "k")), ("k", ("GET", "\ud800"))])
+        names = [f"s-{number}" for number in range(50)]
+        ids = await asyncio.gather(*(store.fcall("publish", name, EVENT) for name in names))
+        readings = await asyncio.gather(*(History(store).read(name, None) for name in names))
+        assert [f"{reading.epoch}-{reading.top}".encode() for reading in readings] == ids
+
+    async def test_a_session_that_nobody_can_read_fails_alone(
+        self, store: Store, history: History, server: RedisProcess
+    ) -> None:
+        for name in ("a", "b", "c"):
+            await history.publish(name, EVENT)
+        server.client.xadd("sse:{b}:history", {"d": "{}", "b": "2", "r": b"\xff"}, id="2-0")
+        server.client.hset("sse:{b}:meta", "seq", "2")
+        async with asyncio.timeout(5):
+            found = await asyncio.gather(
+                *(history.read(name, None, mode="all") for name in ("a", "b", "c")), return_exceptions=True
+            )
+        first, damaged, last = found
+        assert isinstance(first, Reading)
+        assert isinstance(last, Reading)
+        assert (first.top, last.top) == (1, 1)
+        assert isinstance(damaged, GatewayError)
+        assert damaged.status == 500
+
+    async def test_an_owner_that_is_no_text_is_nobody(self, history: History, server: RedisProcess) -> None:
+        await history.publish(SESSION, EVENT)
+        server.client.hset("sse:{s-1}:meta", "owner", b"u\xff")
+        reading, status = await history.read(SESSION, None), await history.status(SESSION)
+        # No token's user holds a surrogate, so this equals none.
+        assert reading.owner == status.owner == "u\udcff"
 
 
 class TestTriedAgain:

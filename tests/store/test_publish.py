@@ -232,6 +232,33 @@ def test_the_owner_is_set_once_and_another_is_refused(scripts: Scripts) -> None:
     assert scripts.read(SESSION)["top"] == 4
 
 
+@pytest.mark.parametrize(
+    ("owner", "is_text"),
+    [
+        ("é€\U0010ffff", True),
+        ("a\0b", True),
+        (b"u\xff", False),
+        (b"\xc0\xaf", False),
+        (b"\xe0\x80\x80", False),
+        (b"\xed\xa0\x80", False),
+        (b"\xf4\x90\x80\x80", False),
+        (b"\xe2\xc3\xa9\x82\xac", False),
+        ("é".encode()[:1], False),
+    ],
+)
+def test_an_owner_that_is_not_utf8_is_refused(scripts: Scripts, owner: str | bytes, is_text: bool) -> None:
+    if is_text:
+        scripts.publish(SESSION, {"type": "x"}, "", owner)
+        assert scripts.read(SESSION)["owner"] == owner
+    else:
+        with pytest.raises(Refused) as refused:
+            scripts.publish(SESSION, {"type": "x"}, "", owner)
+        assert refused.value.code == "SSE_BAD_REQUEST"
+        with pytest.raises(Refused):
+            scripts.call("ask", SESSION, '{"tool_name":"bash"}', owner)
+        assert scripts.client.keys("*") == []
+
+
 def test_publishing_reopens_an_ended_session(scripts: Scripts) -> None:
     scripts.publish(SESSION, {"type": "x"})
     scripts.call("end", SESSION)

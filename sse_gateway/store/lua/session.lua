@@ -168,10 +168,25 @@ function session.load_deadlines(s)
   end
 end
 
+-- Every character of more than one byte (RFC 3629), by the bytes it may begin and go on with.
+local CHARACTERS = {"[\194-\223][\128-\191]", "\224[\160-\191][\128-\191]",
+  "[\225-\236\238\239][\128-\191][\128-\191]", "\237[\128-\159][\128-\191]",
+  "\240[\144-\191][\128-\191][\128-\191]", "[\241-\243][\128-\191][\128-\191][\128-\191]",
+  "\244[\128-\143][\128-\191][\128-\191]"}
+local function is_utf8(text)
+  if string.find(text, "[\128-\255]") then
+    for _, character in ipairs(CHARACTERS) do
+      -- By a space: what stood on both sides must not become a character.
+      text = string.gsub(text, character, " ")
+    end
+  end
+  return not string.find(text, "[\128-\255]")
+end
+
 function session.check_owner(s, owner)
   if owner and owner ~= "" then
-    if #owner > 256 then
-      refuse("BAD_REQUEST", "an owner has at most 256 bytes")
+    if #owner > 256 or not is_utf8(owner) then
+      refuse("BAD_REQUEST", "an owner has at most 256 bytes, of UTF-8")
     end
     if s.owner and s.owner ~= owner then
       refuse("OWNER_CONFLICT", "the session belongs to another owner")
