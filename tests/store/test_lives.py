@@ -66,6 +66,32 @@ def test_the_history_outlives_the_longest_open_request_and_then_shrinks(scripts:
     assert 600 <= ttl(scripts, "state") <= 600.4
 
 
+def test_lives_that_were_just_set_are_prolonged_for_a_longer_request(scripts: Scripts) -> None:
+    scripts.publish(SESSION, {"type": "tool_status", "data": {}})
+    scripts.ask(SESSION, request_id="r-1", expires_in=2 * HOUR)
+    for key in ("history", "state"):
+        assert 2 * HOUR < ttl(scripts, key) < 2 * HOUR + 120
+    # There is no slack left from the first, but more than enough for an event.
+    scripts.ask(SESSION, request_id="r-2", expires_in=3 * HOUR)
+    for key in ("history", "state"):
+        assert 3 * HOUR < ttl(scripts, key) < 3 * HOUR + 120
+
+
+def test_meta_outlives_a_long_request_asked_while_another_is_about_to_expire(scripts: Scripts) -> None:
+    scripts.ask(SESSION, request_id="old", expires_in=23 * HOUR)
+    # 22 hours later.
+    meta, now = scripts.keys.meta(SESSION), int(scripts.client.time()[0])
+    scripts.client.hset(scripts.keys.permissions(SESSION), "expires:old", (now + HOUR) * 1000)
+    deadlines = {"next_due": (now + HOUR) * 1000, "open_until": (now + HOUR) * 1000}
+    scripts.client.hset(meta, mapping={"alive_until": (now + HOUR + 60) * 1000, **deadlines})
+    for key, left in {"meta": 2, "history": 1, "permissions": 2, "pending": 2, "settled": 2}.items():
+        scripts.client.expire(f"{scripts.keys.session_key(SESSION)}:{key}", left * HOUR)
+    scripts.ask(SESSION, request_id="new", expires_in=23 * HOUR)
+    assert ttl(scripts, "history") > 23 * HOUR
+    assert ttl(scripts, "meta") >= ttl(scripts, "permissions") - 0.01 > 24 * HOUR - 2
+    assert ttl(scripts, "meta") >= ttl(scripts, "history")
+
+
 @pytest.mark.parametrize("expires_in", [1, 300, 23 * HOUR])
 def test_requests_live_an_hour_past_their_deadline_and_meta_never_shorter(
     scripts: Scripts, expires_in: int

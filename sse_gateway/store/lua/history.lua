@@ -5,13 +5,19 @@ local ENVELOPE_BYTES = 512 -- more than an id, a session id and a time take
 -- Keep history, state and meta alive from now on: never shorter than the longest open request. Tokens come
 -- at up to a hundred a second, so the lives are set a little too long, and not anew until that is used up.
 local SLACK_MS = 400
+local REQUEST_MARGIN_MS = 60000
 local function is_due(s)
   return s.now + HISTORY_SECONDS * 1000 > s.alive_until
 end
 
+-- Whether the lives, as they are set, hold until a request that is open until then has been settled.
+function history.outlives(s, open_until)
+  return open_until + REQUEST_MARGIN_MS <= s.alive_until
+end
+
 local function keep_alive(s)
   session.load_deadlines(s)
-  local ms = math.max(HISTORY_SECONDS * 1000, s.open_until - s.now + 60000) + SLACK_MS
+  local ms = math.max(HISTORY_SECONDS * 1000, s.open_until - s.now + REQUEST_MARGIN_MS) + SLACK_MS
   s.alive_until = s.now + ms
   redis.call("PEXPIRE", s.history, whole(ms))
   redis.call("PEXPIRE", s.state, whole(ms))

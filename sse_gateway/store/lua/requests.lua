@@ -238,6 +238,9 @@ function requests.ask(s, text, event, owner, raw)
   keep_alive(s, s.pending, ms)
   keep_alive(s, s.settled, ms)
   s.open_until = math.max(s.open_until, expires)
+  if not history.outlives(s, s.open_until) then
+    s.alive_until = 0
+  end
   s.next_due = s.next_due > 0 and math.min(s.next_due, expires) or expires
   redis.call("HSET", s.meta, "open_until", whole(s.open_until), "next_due", whole(s.next_due))
   history.append(s, "permission_request", envelope_members, "", request_id)
