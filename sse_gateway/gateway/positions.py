@@ -1,18 +1,21 @@
 """Finding what pub/sub lost without a trace: nothing followed that could have shown a gap.
 
-Each session's position is compared with the one in Redis at a low rate, batch by batch, jittered.
+That may also be a session's end. Each session's position is compared with the one in Redis at a low rate,
+batch by batch, jittered.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import random
 from collections.abc import Callable, Iterable
 
 from sse_gateway.core.errors import GatewayError
 from sse_gateway.delivery.feed import Feed
 from sse_gateway.store.history import History
+
+logger = logging.getLogger(__name__)
 
 BATCH = 100
 POSITION_CHECK_SECONDS = 10.0
@@ -45,8 +48,11 @@ class Positions:
             batches = [feeds[i : i + BATCH] for i in range(0, len(feeds), BATCH)]
             pause = self._seconds * random.uniform(0.8, 1.2) / max(1, len(batches))
             for batch in batches or [[]]:
-                with contextlib.suppress(GatewayError):
+                try:
                     await self._compare(batch)
+                except Exception:
+                    # Nobody would start this again, and it is what finds what nothing else does.
+                    logger.exception("positions could not be compared")
                 await asyncio.sleep(pause)
 
     async def _compare(self, feeds: list[Feed]) -> None:
@@ -56,12 +62,14 @@ class Positions:
         for feed, before, there in zip(feeds, known, found, strict=True):
             if isinstance(there, GatewayError):
                 continue
-            if there is None or there.epoch != feed.epoch or there.seq < before.seq:
+            epoch, seq = there.cursor if there is not None else ("", 0)
+            if epoch != feed.epoch or seq < before.seq:
                 self._on_stale(feed)
-            elif there.seq > feed.last:
+            elif there is not None and (there.ended or seq > feed.last):
                 ahead.append((feed, there))
         if ahead:
             await asyncio.sleep(_IN_FLIGHT_SECONDS)
-            for feed, there in ahead:
-                if feed.epoch == there.epoch and feed.last < there.seq and not feed.unused:
+            for feed, (cursor, ended) in ahead:
+                late = feed.epoch == cursor.epoch and (ended or feed.last < cursor.seq)
+                if late and not feed.unused:
                     self._on_stale(feed)

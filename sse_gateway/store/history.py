@@ -69,6 +69,13 @@ class Reading(NamedTuple):
     now_ms: int
 
 
+class Position(NamedTuple):
+    """Where Redis has a session."""
+
+    cursor: Cursor
+    ended: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """Where a session stands."""
@@ -153,7 +160,7 @@ class History:
             except Exception:
                 # Somebody wrote to this session's keys by hand; the batch's others must have theirs.
                 logger.exception("a history could not be understood")
-                future.set_exception(GatewayError("internal_error", "The session's history is damaged."))
+                future.set_exception(_damaged())
 
     async def publish(
         self,
@@ -172,23 +179,24 @@ class History:
             return standing
         return reply.decode()
 
-    async def positions(self, session_ids: Sequence[str]) -> list[Cursor | GatewayError | None]:
+    async def positions(self, session_ids: Sequence[str]) -> list[Position | GatewayError | None]:
         """Return each session's position as Redis has it now, None where there is no such session.
 
-        Failures are among the results: one node of a Cluster may be down.
+        Failures are among the results: one node of a Cluster may be down, one session be damaged.
         """
         keys = [self._store.keys.meta(session_id) for session_id in session_ids]
-        positions: list[Cursor | GatewayError | None] = []
+        positions: list[Position | GatewayError | None] = []
         for start in range(0, len(keys), BATCH):
             batch = keys[start : start + BATCH]
             for reply in await self._store.send_many(
-                [(key, ("HMGET", key, "epoch", "seq")) for key in batch]
+                [(key, ("HMGET", key, "epoch", "seq", "ended")) for key in batch]
             ):
-                if isinstance(reply, Exception):
-                    positions.append(as_gateway_error(reply))
-                    continue
-                epoch, seq = reply
-                positions.append(Cursor(epoch.decode(), int(seq)) if epoch and seq else None)
+                try:
+                    positions.append(
+                        as_gateway_error(reply) if isinstance(reply, Exception) else _position(reply)
+                    )
+                except ValueError:
+                    positions.append(_damaged())
         return positions
 
     async def status(self, session_id: str) -> Status:
@@ -212,6 +220,15 @@ class History:
                 raise reply
             totals.append((reply[0], reply[1]))
         return totals
+
+
+def _damaged() -> GatewayError:
+    return GatewayError("internal_error", "What Redis holds of the session is damaged.")
+
+
+def _position(reply: list[Any]) -> Position | None:
+    epoch, seq, ended = reply
+    return Position(Cursor(epoch.decode(), int(seq)), ended is not None) if epoch and seq else None
 
 
 def _owner(text: bytes) -> str | None:

@@ -134,6 +134,24 @@ async def test_a_lost_message_that_nothing_follows_is_found_by_its_position(
         await assert_whole(page, speaker)
 
 
+async def test_a_damaged_session_does_not_keep_the_others_losses_from_being_found(
+    wire: Proxy, speaker: Agent, server: RedisProcess, session_id: str
+) -> None:
+    """Positions go on being compared beside a session whose number in Redis is none."""
+    damaged = f"{session_id}-damaged"
+    async with (
+        local_gateway(wire.url, position_check_seconds=SOON_SECONDS) as gateway,
+        Page(session_id, [gateway]) as page,
+        Page(damaged, [gateway]),
+    ):
+        await page.reaches(await speaker.publish(session_id))
+        server.client.hset(Keys("").meta(damaged), "seq", "many")
+        for _ in range(2):
+            await page.reaches(await lose_one(wire, speaker, session_id), seconds=5)
+        assert page.resets == []
+        await assert_whole(page, speaker)
+
+
 async def test_messages_lost_at_random_under_load_are_made_up_for(
     rig: Rig, agent: Agent, session_id: str
 ) -> None:

@@ -12,7 +12,7 @@ import redis
 from sse_gateway.core.cursor import Cursor
 from sse_gateway.core.errors import GatewayError, Unavailable
 from sse_gateway.store.connection import Store
-from sse_gateway.store.history import History
+from sse_gateway.store.history import History, Position
 from sse_gateway.store.library import Library
 from sse_gateway.store.permissions import Permissions
 from tests.support.modes import missing
@@ -77,7 +77,9 @@ async def test_every_function_serves_sessions_of_every_node(cluster: Cluster, st
     assert {cluster.owner(cluster.slot(name)).port for name in names} == {node.port for node in cluster.nodes}
     readings = await asyncio.gather(*(history.read(name, None, mode="all") for name in names))
     assert [len(reading.entries) for reading in readings] == [1] * 60
-    assert await history.positions(names) == [Cursor(reading.epoch, 1) for reading in readings]
+    assert await history.positions(names) == [
+        Position(Cursor(reading.epoch, 1), ended=False) for reading in readings
+    ]
     assert await history.beat([(name, 2, 1) for name in names], "g-1") == [(2, 1)] * 60
     for name in names[:6]:
         await permissions.ask(name, b'{"tool_name":"bash","request_id":"r"}')
@@ -181,7 +183,7 @@ async def test_a_batch_reaches_sessions_whose_slots_have_moved(cluster: Cluster,
     readings = await asyncio.gather(*(history.read(name, None, mode="all") for name in names))
     assert [len(reading.entries) for reading in readings] == [1] * 30
     positions = await history.positions(names)
-    assert [isinstance(position, Cursor) and position.seq for position in positions] == [1] * 30
+    assert [isinstance(position, Position) and position.cursor.seq for position in positions] == [1] * 30
 
 
 class TestNodeGone:

@@ -342,11 +342,14 @@ class TestBatches:
         assert isinstance(bad, GatewayError)
         assert getattr(good, "verdict", None) == "none"
 
-    async def test_positions_are_as_redis_has_them(self, history: History) -> None:
+    async def test_positions_are_as_redis_has_them(self, history: History, permissions: Permissions) -> None:
         event_id = await history.publish(SESSION, EVENT)
         names = [SESSION, *(f"other-{number}" for number in range(240)), SESSION]
         found = await history.positions(names)
-        assert found == [Cursor.parse(str(event_id)), *[None] * 240, Cursor.parse(str(event_id))]
+        here = (Cursor.parse(str(event_id)), False)
+        assert found == [here, *[None] * 240, here]
+        await permissions.end(SESSION)
+        assert await history.positions([SESSION]) == [(Cursor.parse(str(event_id)), True)]
 
     async def test_any_number_of_calls_take_one_connection(self, store: Store, server: RedisProcess) -> None:
         ids = await asyncio.gather(*(store.fcall("publish", SESSION, EVENT) for _ in range(300)))
