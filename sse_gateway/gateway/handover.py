@@ -10,9 +10,10 @@ only when the two are proven to meet (see `delivery.feed`).
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 from sse_gateway.core import notices
 from sse_gateway.core.cursor import Cursor
@@ -27,9 +28,21 @@ from sse_gateway.metrics import Metrics
 from sse_gateway.store.history import History, Reading
 from sse_gateway.store.push import Push
 
+logger = logging.getLogger(__name__)
+
 LIVE_LAG_SECONDS = 0.25
 """How long a live message may trail the history before it counts as lost."""
 _RETRY_SECONDS = (0.3, 0.8)
+
+
+@contextmanager
+def _closing_on_failure(stream: Stream) -> Iterator[None]:
+    """Close a stream that cannot be brought any further: if it stayed open it would be silent for ever."""
+    try:
+        yield
+    except Exception:
+        logger.exception("a stream could not go on")
+        stream.close("unavailable")
 
 
 class Handover:
@@ -116,19 +129,20 @@ class Handover:
         `shown` are frames that belong to the snapshot without being in the reading.
         """
         join.stream = stream
-        replay = await self._replay(join, stream, cursor, reading=reading)
-        if replay is None:
-            return
-        opening = [Frame(encode_retry(notices.first_retry_ms()), 0), *replay.parts]
-        if shown:
-            opening.append(Frame(b"".join(shown), len(shown)))
-        if not replay.more and join.feed.admit_at_once(join, stream, replay.position):
-            # Nearly always. All in one call: each would be a packet of its own.
-            stream.write(*opening, *self._arrival(join, replay.replayed, complete=not replay.reset))
-            self._on_live(stream)
-        else:
-            stream.write(*opening)
-            await self._follow(join, stream, replay)
+        with _closing_on_failure(stream):
+            replay = await self._replay(join, stream, cursor, reading=reading)
+            if replay is None:
+                return
+            opening = [Frame(encode_retry(notices.first_retry_ms()), 0), *replay.parts]
+            if shown:
+                opening.append(Frame(b"".join(shown), len(shown)))
+            if not replay.more and join.feed.admit_at_once(join, stream, replay.position):
+                # Nearly always. All in one call: each would be a packet of its own.
+                stream.write(*opening, *self._arrival(join, replay.replayed, complete=not replay.reset))
+                self._on_live(stream)
+            else:
+                stream.write(*opening)
+                await self._follow(join, stream, replay)
 
     def resume_behind(self, feed: Feed, streams: list[Stream], position: Cursor, transient: int) -> None:
         """Pause live streams whose readers are behind; they go on from history as they read."""
@@ -151,11 +165,12 @@ class Handover:
         )
 
     async def _resume(self, join: Join, stream: Stream, position: Cursor) -> None:
-        if await stream.drained():
-            replay = await self._replay(join, stream, str(position))
-            if replay is not None:
-                stream.write(*replay.parts)
-                await self._follow(join, stream, replay, silent=True)
+        with _closing_on_failure(stream):
+            if await stream.drained():
+                replay = await self._replay(join, stream, str(position))
+                if replay is not None:
+                    stream.write(*replay.parts)
+                    await self._follow(join, stream, replay, silent=True)
 
     async def _follow(self, join: Join, stream: Stream, first: Replay, *, silent: bool = False) -> None:
         """Go on from a first page until the stream is live or over.
