@@ -32,7 +32,7 @@ TAIL_BYTES = 4 * 1024 * 1024
 class Join:
     """A stream on its way in, from before its subscription until it is live."""
 
-    __slots__ = ("feed", "skipped", "stream")
+    __slots__ = ("ended", "feed", "skipped", "stream")
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
@@ -40,6 +40,8 @@ class Join:
         """None until the response has begun."""
         self.skipped = 0
         """Transient events that passed while it was not live."""
+        self.ended = False
+        """The session has ended since the stream read it."""
 
 
 _NOBODY: frozenset[Join] = frozenset()

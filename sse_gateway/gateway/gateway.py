@@ -14,7 +14,7 @@ from sse_gateway.auth import RESPOND, Principal
 from sse_gateway.config import Settings
 from sse_gateway.core import notices
 from sse_gateway.core.cursor import Cursor
-from sse_gateway.core.errors import GatewayError
+from sse_gateway.core.errors import GatewayError, Unavailable
 from sse_gateway.core.events import loads_kept
 from sse_gateway.core.keys import Keys
 from sse_gateway.core.wire import Frame
@@ -45,6 +45,8 @@ from sse_gateway.store.library import Library
 from sse_gateway.store.library import Limits as LibraryLimits
 from sse_gateway.store.permissions import Permissions
 from sse_gateway.store.push import PROBE_SECONDS, PROBE_TIMEOUT_SECONDS, Push
+
+_RETRY_SECONDS = (0.3, 0.8)
 
 
 class Gateway:
@@ -284,11 +286,22 @@ class Gateway:
         self._tasks.spawn(self._close_ended(session_id), name="session ended")
 
     async def _close_ended(self, session_id: str) -> None:
-        with contextlib.suppress(GatewayError):
-            status = await self.history.status(session_id)
+        """Close a session's streams if it has really ended, however long Redis takes to say so."""
+        while (feed := self.live.feed_of(session_id)) is not None:
+            try:
+                status = await self.history.status(session_id)
+            except Unavailable:
+                await asyncio.sleep(random.uniform(*_RETRY_SECONDS))
+                continue
+            except GatewayError:
+                return
             if status.ended:
+                # Those that are being opened have no stream yet, and may have read before the end.
+                for join in feed.joining:
+                    join.ended = True
                 for stream in [s for s in self.hub.streams if s.session_id == session_id]:
                     stream.close("session_ended")
+            return
 
     # -- how it is doing --------------------------------------------------------------------------
 

@@ -155,9 +155,12 @@ class Live:
     async def catch_up(self, feed: Feed, reason: str) -> None:
         """Bring a feed to its history's top, or reset it; joins a run already under way.
 
-        Returns when it is done, however long Redis takes: streams stay open meanwhile.
+        Returns when it is done, however long Redis takes: streams stay open meanwhile. Raises why it failed.
         """
-        await asyncio.wait((self._begin_catch_up(feed, reason),))
+        task = self._begin_catch_up(feed, reason)
+        await asyncio.wait((task,))
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
 
     def _take(self, feed: Feed, payload: bytes) -> None:
         if feed.is_next(payload):
@@ -235,7 +238,7 @@ class Live:
         feed.park()
         claims = self._claims.pop(feed, [])
         try:
-            while not await self._catch_up_page(feed):
+            while (reading := await self._catch_up_page(feed)) is None:
                 # A new stream's read may have given the feed its first position, and let messages in.
                 feed.park()
         finally:
@@ -243,6 +246,9 @@ class Live:
             # Over before the parked messages are looked at: they may show that another run is needed.
             self._catching_up.pop(feed, None)
             self._unpark(feed)
+        if reading.ended:
+            # The message that says so may have been lost like any other.
+            self._on_ended(feed.session_id)
         self._metrics.malformed_received += sum(
             claim.epoch != feed.epoch or claim.seq > feed.last for claim in claims
         )
@@ -255,29 +261,27 @@ class Live:
             except Unavailable:
                 await asyncio.sleep(random.uniform(*_RETRY_SECONDS))
 
-    async def _catch_up_page(self, feed: Feed) -> bool:
-        """Deliver one page of what the feed has missed; return whether that was all."""
+    async def _catch_up_page(self, feed: Feed) -> Reading | None:
+        """Deliver one page of what the feed has missed; return it if that was all."""
         if feed.epoch == "":
             return await self._find_position(feed)
         doubted, feed.doubted = feed.doubted, None
         cursor = Cursor(feed.epoch, doubted[0] - 1 if doubted else feed.last)
         reading = await self._read(feed, str(cursor))
         if doubted and reading.verdict == "trimmed":
-            return False
+            return None
         if doubted and reading.verdict == "ok":
             if not reading.entries or reading.entries[0].data != doubted[1]:
-                await self._reset(feed, "rolled_back")
-                return True
+                return await self._reset(feed, "rolled_back")
             reading.entries[:] = [entry for entry in reading.entries if entry.seq > feed.last]
         if reading.verdict != "ok":
             self._show_reset(feed, reading, str(cursor))
-            return True
+            return reading
         began_at = feed.last
         still_open = {pending.request_id for pending in reading.pending}
         for entry in reading.entries:
             if entry.seq != feed.last + 1:
-                await self._reset(feed, "trimmed")
-                return True
+                return await self._reset(feed, "trimmed")
             settled = entry.request_id is not None and entry.request_id not in still_open
             behind = feed.deliver_entry(entry.seq, entry.data, settled=settled)
             if behind:
@@ -285,26 +289,26 @@ class Live:
             if entry.request_id or b'"permission_' in entry.data:
                 self._on_permission(feed.session_id, entry.data)
         if feed.last < reading.top and not reading.more:
-            await self._reset(feed, "trimmed")
-            return True
+            return await self._reset(feed, "trimmed")
         if reading.epoch != feed.epoch:
             feed.adopt_epoch(reading.epoch)
         feed.caught_up(began_at=began_at)
-        return not reading.more
+        return None if reading.more else reading
 
-    async def _find_position(self, feed: Feed) -> bool:
+    async def _find_position(self, feed: Feed) -> Reading | None:
         """Give a feed its first position, unless a new stream's read has done so meanwhile."""
         reading = await self._read(feed, None, mode="none")
         if feed.epoch != "":
-            return False
+            return None
         feed.place(Cursor(reading.epoch, reading.top))
-        return True
+        return reading
 
-    async def _reset(self, feed: Feed, reason: str) -> None:
+    async def _reset(self, feed: Feed, reason: str) -> Reading:
         """Start the live streams anew from a snapshot, because history does not continue them."""
         requested = str(feed.position)
         reading = await self._read(feed, None)
         self._show_reset(feed, reading._replace(verdict=reason), requested)
+        return reading
 
     def _show_reset(self, feed: Feed, reading: Reading, requested: str) -> None:
         self._metrics.resets.labels(reading.verdict).inc()
@@ -338,4 +342,4 @@ class Live:
         running = self._catching_up.get(feed)
         if running is not None:
             await asyncio.wait((running,))
-        await self.catch_up(feed, "reconnect")
+        await asyncio.wait((self._begin_catch_up(feed, "reconnect"),))
