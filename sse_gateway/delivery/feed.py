@@ -29,10 +29,36 @@ TAIL_BYTES = 4 * 1024 * 1024
 """Bounds of what is kept for joining streams; one that needs more reads the history again."""
 
 
+PARKED_MESSAGES = 10_000
+PARKED_BYTES = 4 * 1024 * 1024
+"""Bounds of what is kept while the history is read: what is dropped of it with an id, the history has."""
+
+
+class Parked:
+    """Messages that wait for a feed to know its position; the oldest are dropped where they are too many."""
+
+    __slots__ = ("messages", "size", "skipped")
+
+    def __init__(self) -> None:
+        self.messages: deque[bytes] = deque()
+        self.size = 0
+        """Of all messages, in bytes."""
+        self.skipped = 0
+        """Messages without an id that were dropped."""
+
+    def append(self, payload: bytes) -> None:
+        self.messages.append(payload)
+        self.size += len(payload)
+        while self.size > PARKED_BYTES or len(self.messages) > PARKED_MESSAGES:
+            dropped = self.messages.popleft()
+            self.size -= len(dropped)
+            self.skipped += not dropped.startswith(b'{"id":"')
+
+
 class Join:
     """A stream on its way in, from before its subscription until it is live."""
 
-    __slots__ = ("ended", "feed", "skipped", "stream")
+    __slots__ = ("ended", "feed", "live_until", "skipped", "stream")
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
@@ -42,6 +68,8 @@ class Join:
         """Transient events that passed while it was not live."""
         self.ended = False
         """The session has ended since the stream read it."""
+        self.live_until = float("-inf")
+        """When a stream that paused was last live, on the loop's clock."""
 
 
 _NOBODY: frozenset[Join] = frozenset()
@@ -90,7 +118,7 @@ class Feed:
         self.joining: set[Join] | frozenset[Join] = _NOBODY
         """A set of its own only while somebody joins, and so the tail: an empty deque alone takes more memory
         than the rest of an idle feed."""
-        self.parked: deque[bytes] | None = deque()
+        self.parked: Parked | None = Parked()
         """Not None while the feed does not know its position or is catching up."""
         self._tail: deque[tuple[int, Frame]] | None = None
         self._tail_bytes = 0
@@ -133,7 +161,7 @@ class Feed:
     def park(self) -> None:
         """Keep messages back while the history is read; idempotent."""
         if self.parked is None:
-            self.parked = deque()
+            self.parked = Parked()
 
     def caught_up(self, *, began_at: int) -> None:
         """Note that what follows `began_at` was read from history; its messages may come yet."""
@@ -178,6 +206,12 @@ class Feed:
         for join in self.joining:
             join.skipped += 1
         return self.live.push(frame)
+
+    def skip(self, transient: int) -> None:
+        """Tell every stream, live ones now and the others when they are, of events that nobody got."""
+        self.broadcast((notices.skipped(transient),))
+        for join in self.joining:
+            join.skipped += transient
 
     def broadcast(self, frames: Sequence[Frame]) -> None:
         """Write the gateway's own notices to every live stream."""

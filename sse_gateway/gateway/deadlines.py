@@ -42,6 +42,8 @@ class _Watched:
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
     warned_of: str | None = None
     """The deadline that the session's streams were warned of, once they were."""
+    warned_at: float = 0.0
+    """When that was, on the loop's clock."""
 
 
 class Deadlines:
@@ -112,10 +114,14 @@ class Deadlines:
             warn_in = max(0.0, seconds_left - WARNING_SECONDS)
             watched.timers.append(loop.call_later(warn_in, self._begin_warning, session_id, request_id))
 
-    def warnings(self, session_id: str) -> list[tuple[str, str]]:
-        """Return request and deadline of each warning that a stream has missed that comes now."""
+    def warnings(self, session_id: str, *, since: float = float("-inf")) -> list[tuple[str, str]]:
+        """Return request and deadline of each warning given since then, on the loop's clock."""
         requests = self._watched.get(session_id, {})
-        return [(name, watched.warned_of) for name, watched in requests.items() if watched.warned_of]
+        return [
+            (name, watched.warned_of)
+            for name, watched in requests.items()
+            if watched.warned_of and watched.warned_at >= since
+        ]
 
     def forget(self, session_id: str) -> None:
         """Drop a session that has no streams here any more."""
@@ -135,14 +141,22 @@ class Deadlines:
 
     async def _give_warning(self, session_id: str, request_id: str) -> None:
         """Warn of a request if it is still open: Redis may have lost it, or settled it unheard by us."""
-        try:
-            standing = await self._permissions.decision(session_id, request_id)
-        except GatewayError:
+        while (watched := self._watched.get(session_id, {}).get(request_id)) is not None:
+            try:
+                standing = await self._permissions.decision(session_id, request_id)
+            except GatewayError as error:
+                if error.status < 500:
+                    return
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            if (
+                watched is self._watched.get(session_id, {}).get(request_id)
+                and standing["status"] == "pending"
+            ):
+                watched.warned_of = standing["expires_at"]
+                watched.warned_at = asyncio.get_running_loop().time()
+                self._warn(session_id, request_id, standing["expires_at"])
             return
-        watched = self._watched.get(session_id, {}).get(request_id)
-        if watched is not None and standing["status"] == "pending":
-            watched.warned_of = standing["expires_at"]
-            self._warn(session_id, request_id, standing["expires_at"])
 
     def _begin_settling(self, session_id: str, request_id: str) -> None:
         self._tasks.spawn(self._settle(session_id, request_id), name="settle")

@@ -117,6 +117,7 @@ class Gateway:
             on_behind=self._pause,
             on_other=self._receive_other,
             ready=self._ready_after_reset,
+            on_left=self.deadlines.forget,
             position_check_seconds=position_check_seconds,
         )
         self.functions = Functions(self.store, on_tried=self._restored)
@@ -246,8 +247,6 @@ class Gateway:
         self.hub.remove(stream)
         self.presence.closed(stream)
         self.handover.released(stream)
-        if not self.presence.streams(stream.session_id):
-            self.deadlines.forget(stream.session_id)
         record_closed(stream, self.metrics)
 
     # -- what comes from below --------------------------------------------------------------------
@@ -277,9 +276,9 @@ class Gateway:
         if feed is not None:
             feed.broadcast((notices.permission_expiring(request_id, expires_at),))
 
-    def _repeat_warnings(self, stream: Stream) -> None:
-        """Warn a stream that came after the others had been warned."""
-        for request_id, expires_at in self.deadlines.warnings(stream.session_id):
+    def _repeat_warnings(self, stream: Stream, live_until: float) -> None:
+        """Warn a stream that was not live when the others were warned."""
+        for request_id, expires_at in self.deadlines.warnings(stream.session_id, since=live_until):
             stream.write(notices.permission_expiring(request_id, expires_at))
 
     def _check_ended(self, session_id: str) -> None:

@@ -46,7 +46,10 @@ def _closing_on_failure(stream: Stream) -> Iterator[None]:
 
 
 class Handover:
-    """Bring streams to live, and paused ones back; `on_live` is called with each new one that is live."""
+    """Bring streams to live, and paused ones back.
+
+    `on_live` is called with each that is live, and until when it was before, on the loop's clock.
+    """
 
     def __init__(
         self,
@@ -57,7 +60,7 @@ class Handover:
         metrics: Metrics,
         gateway_id: str,
         heartbeat_seconds: float,
-        on_live: Callable[[Stream], None] = lambda _stream: None,
+        on_live: Callable[[Stream, float], None] = lambda _stream, _live_until: None,
     ) -> None:
         self._live = live
         self._push = push
@@ -139,7 +142,7 @@ class Handover:
             if not replay.more and join.feed.admit_at_once(join, stream, replay.position):
                 # Nearly always. All in one call: each would be a packet of its own.
                 stream.write(*opening, *self._arrival(join, replay.replayed, complete=not replay.reset))
-                self._on_live(stream)
+                self._on_live(stream, join.live_until)
             else:
                 stream.write(*opening)
                 await self._follow(join, stream, replay)
@@ -151,6 +154,7 @@ class Handover:
                 join = feed.join()
                 join.stream = stream
                 join.skipped = transient
+                join.live_until = asyncio.get_running_loop().time()
                 self._tasks.spawn(self._resume(join, stream, position), name="resume")
 
     def ready(self, session_id: str, position: Cursor, *, replayed: int = 0, complete: bool = False) -> Frame:
@@ -191,8 +195,7 @@ class Handover:
             stream.write(*self._arrival(join, replayed, complete=not reset))
         elif join.skipped:
             stream.write(notices.skipped(join.skipped))
-        if not silent:
-            self._on_live(stream)
+        self._on_live(stream, join.live_until)
 
     def _arrival(self, join: Join, replayed: int, *, complete: bool) -> list[Frame]:
         """Return what tells a stream that it is live."""

@@ -34,7 +34,6 @@ CATCH_UP_BATCH = 100
 """Sessions caught up at a time after the push connection was restored."""
 CATCH_UP_BATCH_SECONDS = 1.0
 """How long a batch may hold up the next one."""
-PARKED_MESSAGES = 10_000
 LAG_SAMPLE = 64
 """One in so many events is asked how long it took."""
 _RETRY_SECONDS = (0.3, 0.8)
@@ -49,7 +48,8 @@ class Live:
     with every event that is about a permission, `on_ended` when somebody says that a session has ended
     (which proves nothing: ask Redis), `on_behind` with streams that did not take an event, the
     position they have reached, and how many transient events they missed, `on_other` with
-    messages of channels that have no feed. `ready` makes that frame.
+    messages of channels that have no feed, `on_left` with a session that nobody is here for or on the way to
+    any more. `ready` makes that frame.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Live:
         on_behind: Callable[[Feed, list[Stream], Cursor, int], None],
         on_other: Callable[[bytes, bytes], None],
         ready: Callable[[str, Cursor], Frame],
+        on_left: Callable[[str], None] = lambda _session_id: None,
         position_check_seconds: float = POSITION_CHECK_SECONDS,
     ) -> None:
         self._history = history
@@ -77,6 +78,7 @@ class Live:
         self._on_behind = on_behind
         self._on_other = on_other
         self._ready = ready
+        self._on_left = on_left
         self._feeds: dict[bytes, Feed] = {}
         self._positions = Positions(
             history,
@@ -129,6 +131,7 @@ class Live:
             task = self._catching_up.pop(feed, None)
             if task is not None:
                 task.cancel()
+            self._on_left(feed.session_id)
 
     def placed(self, feed: Feed, reading: Reading) -> None:
         """Give a new feed its first position, and deliver what arrived while it was being read."""
@@ -145,8 +148,6 @@ class Live:
             self._take(feed, payload)
         else:
             feed.parked.append(payload)
-            if len(feed.parked) > PARKED_MESSAGES:
-                feed.parked.popleft()
 
     def restored(self) -> None:
         """Catch every session up: nobody knows what was published while the connection was down."""
@@ -320,8 +321,11 @@ class Live:
 
     def _unpark(self, feed: Feed) -> None:
         parked, feed.parked = feed.parked, None
-        for payload in parked or ():
-            self._take(feed, payload)
+        if parked is not None:
+            if parked.skipped:
+                feed.skip(parked.skipped)
+            for payload in parked.messages:
+                self._take(feed, payload)
         feed.wake()
 
     async def _catch_up_all(self) -> None:

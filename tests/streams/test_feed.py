@@ -125,7 +125,7 @@ async def test_nobody_is_let_in_where_contiguity_is_not_proven(position: Cursor)
 async def test_nobody_is_let_in_while_the_feed_catches_up() -> None:
     """While the feed's own position is in doubt, no stream is let in, even at that position."""
     feed = placed(7)
-    feed.parked = feed_module.deque()
+    feed.parked = feed_module.Parked()
     join = feed.join()
     assert feed.admit(join, Outbox().stream, feed.position) == feed.position
 
