@@ -10,7 +10,7 @@ import asyncio
 import json
 import socket
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from tests.support.gateway import BASE_PATH
 
@@ -52,7 +52,7 @@ class Tap(asyncio.Protocol):
         http: str = "1.1",
         receive_buffer: int | None = None,
         on_data: Callable[[bytes], None] | None = None,
-    ) -> Tap:
+    ) -> Self:
         """Connect and ask; `on_data` gets the bytes instead of `received`."""
         resume = f"Last-Event-ID: {cursor}\r\n" if cursor else ""
         request = (

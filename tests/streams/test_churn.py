@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,28 +137,39 @@ def tasks() -> Counter[str]:
     return Counter("Task" if name.startswith("Task-") else name for name in names)
 
 
+def descriptors() -> int:
+    """Return how many files and sockets this process has open, gateway and clients together."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 def alive(*kinds: type) -> list[object]:
     """Return the objects of these kinds that something still holds."""
     gc.collect()
     return [thing for thing in gc.get_objects() if type(thing) in kinds]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("transport", ["aiohttp", "handover"])
 async def test_no_task_and_no_object_outlives_its_stream(
     server: RedisProcess, scale: Callable[[int, int], int], monkeypatch: pytest.MonkeyPatch, transport: str
 ) -> None:
-    """When the last stream has gone, tasks, channels, feeds, counts and timers are what they were before."""
+    """After 10,000 streams tasks, sockets, channels, feeds, counts and timers are what they were before."""
     monkeypatch.setattr(push_module, "LINGER_SECONDS", 0.2)
     monkeypatch.setattr(stream_module, "CLOSE_GRACE_SECONDS", 0.2)
     outside = tasks()
     async with inside(server, stream_transport=transport, max_stream_age_seconds=3600) as (port, gateway):
-        before = tasks()
         for session_id in SESSIONS[:5]:
             request = '{"tool_name":"bash","parameters":{},"risk_level":"low"}'
             server.client.fcall("sse_ask", 1, session_id, request)
-        await come_and_go(port, scale(100, 2000))
+        # The first streams open the connections to Redis, which stay.
+        await come_and_go(port, 20)
         await until(lambda: gateway.push.subscriptions == 1, "only the probe's channel")
-        await until(lambda: tasks() <= before, "the tasks of before")
+        await until(lambda: not alive(Stream), "the first streams to be forgotten")
+        before, held = tasks(), descriptors()
+        await come_and_go(port, scale(100, 10_000))
+        await until(lambda: gateway.push.subscriptions == 1, "only the probe's channel")
+        await until(lambda: tasks() == before, "the tasks of before")
+        await until(lambda: descriptors() == held, "the sockets of before")
         await until(lambda: not alive(Stream, Feed, Join), "the streams to be forgotten")
         assert not gateway.hub.streams
         assert not any(gateway.hub._slices)

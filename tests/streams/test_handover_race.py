@@ -15,6 +15,7 @@ from tests.streams.view import View, read_to_the_end
 from tests.support.gateway import GatewayProcess
 from tests.support.servers import RedisProcess
 from tests.support.tokens import token
+from tests.support.wait import until
 
 HOLD_ALL = {"history_events": 1_000_000, "history_bytes": 1024**3, "log_level": "info"}
 """Nothing is trimmed, so every event has to arrive."""
@@ -32,20 +33,27 @@ async def test_no_handover_loses_repeats_or_reorders_an_event(
 ) -> None:
     """However streams connect, drop and resume over two gateways, each receives exactly the history."""
     both = [await gateways(own_server, stream_transport=kind, **HOLD_ALL) for kind in ("aiohttp", "handover")]
-    views = [View(session_id) for session_id in SESSIONS for _ in range(WALKERS)]
+    queries = {
+        View(session_id, whole=query == "replay=all"): query
+        for session_id in SESSIONS
+        for query in ("", "replay=none", *["replay=all"] * (WALKERS - 2))
+    }
+    views = list(queries)
     left = scale(150, 10_000)
 
     async def walk(view: View) -> None:
         nonlocal left
         bearer = token(session_id=view.session_id, exp=2_000_000_000)
-        query = random.choice(("", "replay=all", "replay=none"))
+        if view.whole:
+            history = f"sse:{{{view.session_id}}}:history"
+            await until(lambda: own_server.client.xlen(history) > 100, "a history to replay")
         while left > 0:
             tap = await Tap.open(
                 random.choice(both).port,
                 view.session_id,
                 bearer,
                 cursor=view.cursor,
-                query=query,
+                query=queries[view],
                 http=random.choice(("1.1", "1.0")),
             )
             if random.random() < 0.2:

@@ -13,14 +13,15 @@ from tests.support.tokens import token
 class View:
     """A viewer of a session that `flat_out` publishes to: no gap, no duplicate, nothing out of order.
 
-    Every event is compared byte by byte with the one published under its number.
+    Every event is compared byte by byte with the one published under its number. `whole` says that its first
+    connection asks for all of a history that has all.
     """
 
-    def __init__(self, session_id: str) -> None:
+    def __init__(self, session_id: str, *, whole: bool = False) -> None:
         self.session_id = session_id
+        self.whole = whole
         self.cursor: str | None = None
         """The last `id:` that came, which is what a browser sends when it returns."""
-        self.first: int | None = None
         self.events = 0
         self.handovers = 0
 
@@ -38,8 +39,8 @@ class View:
                 seq = int(number)
                 if self.seq is not None:
                     assert seq == self.seq + 1, f"{id} after {self.cursor}"
-                if self.first is None:
-                    self.first = seq
+                else:
+                    assert seq == 1 or not self.whole, f"the history begins at {id}"
                 assert data == published(self.session_id, epoch, seq), data
                 self.events += 1
                 self.cursor = id
@@ -47,6 +48,7 @@ class View:
                 assert not ready, "ready twice on one connection"
                 ready = True
                 assert self.cursor in (None, id), f"ready at {id}, but {self.cursor} was the last"
+                assert self.cursor or not self.whole or id.endswith("-0"), f"nothing replayed up to {id}"
                 assert b'"complete":true' in data, data
                 self.cursor = id
                 self.handovers += 1
