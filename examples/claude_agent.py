@@ -16,7 +16,7 @@ def asking(session: Session):
         decision = await session.request_permission(
             tool_name, tool_input, request_id=context.tool_use_id, options=OPTIONS, editable=True, timeout=600
         )
-        if not decision.approved:
+        if not (decision.approved and await session.claim(decision)):
             return claude.PermissionResultDeny(message=f"{decision.outcome}: {decision.reason}")
         rules = context.suggestions if decision.option_kind == "allow_session" else None
         return claude.PermissionResultAllow(updated_input=decision.updated_input, updated_permissions=rules)

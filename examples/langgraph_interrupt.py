@@ -30,7 +30,8 @@ async def run(session: Session, inputs: State) -> State:
     while asked := state.get("__interrupt__"):
         # An interrupt keeps its id in the checkpoint: asked again after a restart, it is answered already.
         decision = await session.request_permission(**asked[0].value, request_id=asked[0].id)
-        resume = decision.approved and decision.arguments(asked[0].value["parameters"])
+        ours = decision.approved and await session.claim(decision)
+        resume = ours and decision.arguments(asked[0].value["parameters"])
         state = await graph.ainvoke(Command(resume={asked[0].id: resume}), config)
     return state
 

@@ -51,7 +51,8 @@ class AgentClient:
 
         redis: a URL as the gateway takes it (redis, rediss, unix, redis+sentinel, redis+cluster), or a
             `redis.asyncio.Redis` or `RedisCluster` of yours, which stays yours to close.
-        worker_id: who claims decisions; unique to this process unless given.
+        worker_id: whose claims these are, the beginning of each worker's id; unique to this process unless
+            given. See `Session.claim`.
         call_seconds: the limit of one call, repetitions included.
         recheck_seconds: how often a waiting request is looked at even though nothing was heard of it.
         wait_replicas: how many replicas must have a claim before it counts.

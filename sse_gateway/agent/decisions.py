@@ -11,8 +11,9 @@ Only `requires_permission` raises these; `request_permission` returns the decisi
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
@@ -44,6 +45,8 @@ class Decision:
     source: Source = "human"
     decided_at: datetime | None = None
     """On Redis's clock, in UTC."""
+    wait_id: str = field(default_factory=lambda: secrets.token_hex(8), compare=False, repr=False)
+    """Tells this wait from every other for the same request: of all of them one may claim it."""
 
     @classmethod
     def parse(cls, members: Mapping[str, Any]) -> Decision:

@@ -151,11 +151,17 @@ class Session:
     async def claim(self, decision: Decision | str, worker_id: str | None = None) -> bool:
         """Take a decision to act upon it; of all workers one gets True, and gets it again when it asks again.
 
-        `worker_id` is the client's unless given. Nobody can claim what expired or was cancelled.
+        Each decision that was waited for is a worker of its own: where several tasks asked under one
+        `request_id` and got the same approval, one of them gets True. An agent that must get True again after
+        a restart gives a `worker_id` that outlives it. Where `decision` is but a request's id, the client is
+        the worker. Nobody can claim what expired or was cancelled.
         """
-        worker_id = check_text(worker_id or self.client.worker_id, "worker_id")
+        if worker_id is None:
+            worker_id = self.client.worker_id
+            if isinstance(decision, Decision):
+                worker_id += f":{decision.wait_id}"
         request_id = _request_id(decision)
-        return await self.client.claim(self.session_id, request_id, worker_id)
+        return await self.client.claim(self.session_id, request_id, check_text(worker_id, "worker_id"))
 
     async def cancel(self, request: Decision | str, reason: str = "") -> Decision:
         """Withdraw an open request and return the decision that stands: this, or what came before it."""

@@ -75,7 +75,7 @@ class SyncAgentClient:
 
     @property
     def worker_id(self) -> str:
-        """Return who claims decisions."""
+        """Return whose claims these are; see `Session.claim`."""
         return self._client.worker_id
 
     def __enter__(self) -> Self:
@@ -237,7 +237,7 @@ class SyncSession:
         return self.client.run(self._session.decision(request_id))
 
     def claim(self, decision: Decision | str, worker_id: str | None = None) -> bool:
-        """Take a decision to act upon it; of all workers one gets True."""
+        """Take a decision to act upon it; of all workers, each wait being one, one gets True."""
         return self.client.run(self._session.claim(decision, worker_id))
 
     def cancel(self, request: Decision | str, reason: str = "") -> Decision:

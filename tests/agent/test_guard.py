@@ -19,6 +19,7 @@ from sse_gateway.agent import (
     PermissionDenied,
     PermissionExpired,
     PermissionRefused,
+    PermissionTaken,
     Session,
     SyncAgentClient,
     SyncSession,
@@ -27,8 +28,9 @@ from sse_gateway.agent import (
 )
 from tests.agent.people import People
 from tests.agent.test_permissions import asked
+from tests.support.proxy import Proxy
 from tests.support.servers import RedisProcess
-from tests.support.wait import until_sync
+from tests.support.wait import until, until_sync
 
 ran: list[Any] = []
 
@@ -127,6 +129,71 @@ async def test_an_approval_that_another_worker_claimed_does_not_run_again(
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert ran == [7]
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType", *["PermissionTaken"] * 3]
+
+
+async def test_one_answer_runs_one_call_of_a_client(
+    agent: AgentClient, people: People, session_id: str
+) -> None:
+    """Three calls at once and one after them, in one process and with one client as is usual."""
+
+    @requires_permission(request_id=lambda order: f"order-{order}")
+    async def ship(order: int) -> None:
+        ran.append(order)
+
+    with agent.session(session_id):
+        calls = [asyncio.ensure_future(ship(7)) for _ in range(3)]
+        await until(lambda: agent.waiting.count == 3, "all calls to wait")
+        assert await asked(people, session_id) == ["order-7"]
+        people.answer(session_id, "order-7")
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        with pytest.raises(PermissionTaken):
+            await ship(7)
+    assert ran == [7]
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType", *["PermissionTaken"] * 2]
+
+
+def test_one_answer_runs_one_call_of_a_blocking_client(
+    server: RedisProcess, people: People, session_id: str
+) -> None:
+    """The same from three threads, and once more when they are done."""
+
+    @requires_permission(request_id=lambda order, session: f"order-{order}")
+    def ship(order: int, session: SyncSession) -> None:
+        ran.append(order)
+
+    with SyncAgentClient(server.url) as client, ThreadPoolExecutor(3) as pool:
+        session = client.session(session_id)
+        calls = [pool.submit(ship, 7, session) for _ in range(3)]
+        until_sync(lambda: people.pending(session_id), "the request")
+        people.answer(session_id, "order-7")
+        outcomes = [call.exception(5) for call in calls]
+        with pytest.raises(PermissionTaken):
+            ship(7, session)
+    assert ran == [7]
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType", *["PermissionTaken"] * 2]
+
+
+async def test_a_call_whose_claim_was_not_confirmed_claims_again_and_runs(
+    server: RedisProcess,
+    people: People,
+    proxied: Callable[[RedisProcess], Proxy],
+    agents: Callable[..., AgentClient],
+    session_id: str,
+) -> None:
+    """The claim's reply is lost with its connection: the same call gets it at the second try."""
+    proxy = proxied(server)
+    with agents(proxy).session(session_id):
+        call = asyncio.ensure_future(delete("build"))
+        (request_id,) = await asked(people, session_id)
+        proxy.withhold(b"sse_claim")
+        people.answer(session_id, request_id)
+        await until(lambda: proxy.withholding, "the claim")
+        await until(lambda: people.state(session_id, request_id) == "consumed", "the claim to count")
+        assert not call.done()
+        proxy.drop()
+        proxy.release()
+        assert await asyncio.wait_for(call, 10) == "deleted build"
+    assert ran == [("build", False)]
 
 
 async def test_what_the_human_edited_is_what_runs(

@@ -180,6 +180,31 @@ async def test_one_of_many_workers_claims_and_keeps_its_claim(
     assert not await workers[0].claim("r1", "somebody else")
 
 
+async def test_each_wait_of_a_client_is_a_worker_and_a_given_id_outlives_the_client(
+    agents: Callable[..., AgentClient], server: RedisProcess, people: People, session_id: str
+) -> None:
+    """Two tasks of one client do not both act; an agent that names its worker may, also after a restart."""
+    session = agents(server).session(session_id)
+
+    async def ask(name: str) -> Decision:
+        return await session.request_permission("bash", {}, request_id=name)
+
+    waiting = [asyncio.create_task(ask(name)) for name in ("r1", "r1", "r2", "r2")]
+    for name in await asked(people, session_id, 2):
+        people.answer(session_id, name)
+    first, second, third, fourth = await asyncio.gather(*waiting)
+    assert first == second
+    assert sorted([await session.claim(first), await session.claim(second)]) == [False, True]
+    assert sorted([await session.claim(first), await session.claim(second)]) == [False, True]
+    assert not await session.claim(await ask("r1"))
+
+    assert await session.claim(third, "worker-7")
+    assert not await session.claim(third)
+    restarted = agents(server).session(session_id)
+    assert await restarted.claim(await restarted.request_permission("bash", {}, request_id="r2"), "worker-7")
+    assert await session.claim(fourth, "worker-7")
+
+
 async def test_what_was_not_approved_by_anybody_cannot_be_claimed(
     agent: AgentClient, people: People, session_id: str
 ) -> None:
