@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import socket
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -121,7 +119,7 @@ def command(
     if sys.stderr.isatty():
         click.secho(f"waiting for an answer to {show(tool)} in session {session} …", dim=True, err=True)
     decision, taken = asyncio.run(_ask(settings, session, tool, arguments, owner=owner or "", asked=asked))
-    click.echo(json.dumps(asdict(decision), default=str) if as_json else _told(decision, taken=taken))
+    click.echo(_as_json(decision) if as_json else _told(decision, taken=taken))
     if decision.approved and not taken:
         return TAKEN
     return EXIT_CODES[decision.outcome]
@@ -138,15 +136,20 @@ async def _ask(
 ) -> tuple[Decision, bool]:
     from sse_gateway.agent import AgentClient  # noqa: PLC0415
 
-    worker = f"ask:{socket.gethostname()}:{os.getpid()}"
     async with (
         open_store(settings) as store,
         AgentClient(store.client, namespace=settings.namespace, limits=store.library.limits) as client,
     ):
         conversation = client.session(session, owner=owner)
         decision = await conversation.request_permission(tool, arguments, **asked)
-        taken = decision.approved and await conversation.claim(decision, worker)
+        taken = decision.approved and await conversation.claim(decision)
     return decision, taken
+
+
+def _as_json(decision: Decision) -> str:
+    members = asdict(decision)
+    del members["wait_id"]
+    return json.dumps(members, default=str)
 
 
 def _told(decision: Decision, *, taken: bool) -> str:

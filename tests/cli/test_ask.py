@@ -9,11 +9,18 @@ import signal
 import pytest
 from redis.asyncio import Redis
 
+from sse_gateway.cli.ask import _ask as ask_in_process
+from sse_gateway.config import Settings
 from tests.cli.command import Done, Terminal, sse_gateway
 from tests.support.gateway import GatewayProcess
 from tests.support.servers import RedisProcess
 from tests.support.tokens import SECRET
 from tests.support.wait import until
+
+DECISION = {
+    *("request_id", "outcome", "approved", "reason", "option_id", "option_kind", "updated_input"),
+    *("args_digest", "decided_by", "client_id", "source", "decided_at"),
+}
 
 
 async def ask(server: RedisProcess, *words: str) -> Done:
@@ -59,7 +66,8 @@ async def test_nobody_in_time_is_two_and_nobody_there_is_three(server: RedisProc
     """Expired is told apart from denied, and from a request that was given up for want of a viewer."""
     expired = await ask(server, session_id, "--tool", "x", "--timeout", "1", "--json")
     assert expired.code == 2
-    assert json.loads(expired.out)["source"] == "timeout"
+    told = json.loads(expired.out)
+    assert (told["source"], set(told)) == ("timeout", DECISION)
     alone = await ask(server, session_id, "--tool", "x", "--on-no-viewer", "fail")
     assert (alone.code, alone.out) == (3, "cancelled: no_viewer\n")
 
@@ -102,6 +110,21 @@ async def test_two_scripts_with_one_request_id_run_once(
     assert (await answer(gateway, session_id, "deploy-42", "--approve")).code == 0
     assert sorted([(await one).code for one in asking]) == [0, 3]
     assert (await answer(gateway, session_id, "deploy-42", "--deny")).code == 1
+
+
+async def test_two_containers_that_look_alike_are_two(
+    server: RedisProcess, redis: Redis, gateway: GatewayProcess, session_id: str
+) -> None:
+    """With one host name and one process id, as in two containers of one image, one still runs alone."""
+    settings = Settings.model_validate({"redis_url": server.url})
+    asked = {"request_id": "deploy-42"}
+    asking = [
+        asyncio.create_task(ask_in_process(settings, session_id, "deploy", {}, owner="", asked=asked))
+        for _ in range(2)
+    ]
+    await until(lambda: pending(redis, session_id), "the request to be open")
+    assert (await answer(gateway, session_id, "deploy-42", "--approve")).code == 0
+    assert sorted([(await one)[1] for one in asking]) == [False, True]
 
 
 async def test_ctrl_c_withdraws_the_request(server: RedisProcess, redis: Redis, session_id: str) -> None:
