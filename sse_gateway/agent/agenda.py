@@ -20,6 +20,7 @@ class Wait:
     __slots__ = (
         "ask",
         "asked",
+        "asking_again",
         "check_at",
         "deadline",
         "decision",
@@ -35,6 +36,8 @@ class Wait:
         self.ask = ask
         self.asked = asyncio.Event()
         """The first asking is over, whichever way."""
+        self.asking_again = asyncio.Lock()
+        """Held while what Redis lost is asked again."""
         self.withdrawn = False
         self.decision: asyncio.Future[Decision] = loop.create_future()
         self.deadline = loop.time() + (ask.timeout or _DEFAULT_TIMEOUT)

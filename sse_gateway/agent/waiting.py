@@ -7,7 +7,8 @@ How a decision is never missed, and nothing waits for ever:
     requests are asked for, since what was settled before was told to nobody;
   * so are they at their deadlines, and every `recheck_seconds` (each second while the channel is not
     listened to), which finds what was lost without a trace; then the connection is doubted and replaced;
-  * a request that Redis lost, restarted without its data, is asked again with the time that it has left.
+  * a request that Redis lost, restarted without its data, is asked again with the time that it has left,
+    unless its task was cancelled; its withdrawal comes after all askings.
 
 Looks that fall due together go in one round trip.
 """
@@ -158,6 +159,9 @@ class Waiting:
         await wait.asked.wait()
         await ended(asking)
         ask = wait.ask
+        async with wait.asking_again:
+            # What was on its way has arrived, and nothing follows it.
+            pass
         others = self._waits.get(self._keys.answers_channel(ask.session_id), ())
         if not cancel or any(other.ask.request_id == ask.request_id for other in others):
             return
@@ -217,14 +221,17 @@ class Waiting:
             wait.fail(error)
 
     async def _ask_again(self, wait: Wait) -> None:
-        """Ask for what Redis has lost, or find that its time is over."""
+        """Ask for what Redis has lost, or find that its time is over, or that nobody waits for it now."""
         ask = wait.ask
-        left = wait.deadline - asyncio.get_running_loop().time()
-        if left <= 0:
-            wait.settle(Decision.expired(ask.request_id, ask.digest))
-            return
-        logger.warning("Redis has lost the request %s; asking again", ask.request_id)
-        reply = await self._calls.attempt("ask", ask.session_id, ask.encode(left), ask.owner)
+        async with wait.asking_again:
+            if wait.withdrawn or wait.decision.done():
+                return
+            left = wait.deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                wait.settle(Decision.expired(ask.request_id, ask.digest))
+                return
+            logger.warning("Redis has lost the request %s; asking again", ask.request_id)
+            reply = await self._calls.attempt("ask", ask.session_id, ask.encode(left), ask.owner)
         await self._take(wait, _standing(reply))
 
     async def _take(self, wait: Wait, standing: dict[str, Any]) -> None:

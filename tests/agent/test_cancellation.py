@@ -23,6 +23,16 @@ async def cancelled(task: asyncio.Task[object]) -> bool:
     return task.cancelled()
 
 
+def calls(server: RedisProcess) -> int:
+    """Return how many calls of our functions the server has had."""
+    return int(server.client.info("commandstats")["cmdstat_fcall"]["calls"])
+
+
+async def connect(client: AgentClient, session_id: str, count: int) -> None:
+    """Have so many connections open, so that later calls do not begin with a handshake."""
+    await asyncio.gather(*(client.session(session_id).tool_status("executing") for _ in range(count)))
+
+
 @pytest.mark.parametrize("fresh", [True, False], ids=["first call", "later call"])
 async def test_a_cancellation_at_any_step_of_the_loop_leaves_nothing_open(
     server: RedisProcess,
@@ -143,6 +153,62 @@ async def test_a_second_cancellation_does_not_stop_the_withdrawal(
     await asyncio.wait((task,))
     assert time.monotonic() - before < 0.5
     await until(lambda: people.pending(session_id) == [], "the withdrawal")
+
+
+async def test_a_look_that_was_on_its_way_does_not_ask_again_what_was_withdrawn(
+    own_server: RedisProcess,
+    proxied: Callable[[RedisProcess], Proxy],
+    agents: Callable[..., AgentClient],
+    session_id: str,
+) -> None:
+    """It comes back after the withdrawal, and says that Redis has lost the request."""
+    people, proxy = People(own_server), proxied(own_server)
+    client = agents(proxy, recheck_seconds=0.5)
+    await connect(client, session_id, 4)
+    task = asyncio.create_task(client.session(session_id).request_permission("bash", {}))
+    await asked(people, session_id)
+    own_server.client.flushall()
+    proxy.withhold(b"sse_decision")
+    await until(lambda: proxy.withholding, "a look")
+    before = calls(own_server)
+    task.cancel()
+    await until(lambda: calls(own_server) > before, "the withdrawal")
+    proxy.release()
+    await asyncio.wait((task,))
+    await until(lambda: not client.waiting._tasks, "everything to be over")
+    assert people.pending(session_id) == []
+
+
+async def test_a_withdrawal_does_not_overtake_what_is_being_asked_again(
+    own_server: RedisProcess,
+    proxied: Callable[[RedisProcess], Proxy],
+    agents: Callable[..., AgentClient],
+    session_id: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Asked on one connection and withdrawn on another, while nothing gets through: in this order."""
+    people, proxy = People(own_server), proxied(own_server)
+    client = agents(proxy, recheck_seconds=0.5)
+    await connect(client, session_id, 8)
+    names = [f"{session_id}-{n}" for n in range(4)]
+    tasks = [asyncio.create_task(client.session(name).request_permission("bash", {})) for name in names]
+    for name in names:
+        await asked(people, name)
+    proxy.delay(1, way="down")
+    own_server.client.flushall()
+    before = calls(own_server)
+    await until(lambda: calls(own_server) >= before + 4, "the looks")
+    proxy.hold("up")
+    await until(lambda: caplog.text.count("asking again") == 4, "all to be asked again")
+    for task in tasks:
+        task.cancel()
+    # Time for a withdrawal to be on its way too.
+    await asyncio.sleep(0.2)
+    proxy.delay(0)
+    proxy.release()
+    await asyncio.wait(tasks)
+    await until(lambda: not client.waiting._tasks, "everything to be over")
+    assert [people.pending(name) for name in names] == [[]] * 4
 
 
 async def test_closing_lets_waiting_tasks_go_and_leaves_their_requests_open(
