@@ -18,6 +18,7 @@ class Wait:
     """One request that one task waits for."""
 
     __slots__ = (
+        "absence_from",
         "ask",
         "asked",
         "asking_again",
@@ -50,6 +51,9 @@ class Wait:
         self.overdue = 0
         """How often it was found pending after its deadline: our clock and Redis's differ."""
         self.unseen_since: float | None = None
+        """Since when nobody was watching, in the loop's time; None: somebody is, or it is not known."""
+        self.absence_from = 0.0
+        """The earliest time from which that counts."""
 
     def settle(self, decision: Decision) -> None:
         """Give the decision to whoever waits."""

@@ -117,9 +117,9 @@ class Session:
         id, tool and parameters gets the same pending request or the stored decision. Other parameters under a
         known id are refused (`request_mismatch`).
 
-        `on_no_viewer`: `wait`; `fail`, give up at once when nobody who may answer is watching;
-        `deny_after:SECONDS`, give up when nobody was for so long. Giving up is the outcome `cancelled` with
-        the reason `no_viewer`, never a denial.
+        `on_no_viewer`: `wait`; `fail`, give up when nobody who may answer is watching, for a second;
+        `deny_after:SECONDS`, give up when nobody was for so long, at least a second. Giving up is the outcome
+        `cancelled` with the reason `no_viewer`, never a denial. An outage of Redis is no absence.
 
         A cancelled task withdraws its request; with `withdraw_on_cancel=False` it leaves it open, for the
         agent that takes over. Run the tool with `decision.arguments(parameters)`, after `claim` if another

@@ -41,6 +41,10 @@ WITHDRAW_SECONDS = 2.0
 """How long a cancelled task waits for its request's cancellation, which goes on without it if need be."""
 VIEWER_SECONDS = 5.0
 """How often to look whether somebody is watching, where that matters."""
+ABSENCE_SECONDS = 1.0
+"""How long nobody has to be seen before that counts: a stream that opens is counted a moment later."""
+RETURN_SECONDS = 4.0
+"""How long gateways may take to be back, and to tell who is watching, once Redis has been away."""
 LATE_SECONDS = 2.0
 """A decision that is as old as this when we find it by ourselves should have been heard of."""
 _WITHDRAWAL = "sse agent withdrawal"
@@ -151,6 +155,7 @@ class Waiting:
                 return await self._calls.attempt("ask", ask.session_id, body, ask.owner)
             except Again as again:
                 pause = pauses.next()
+                self._doubt_absence(wait)
                 if wait.withdrawn or loop.time() + pause >= wait.deadline:
                     raise again.error from again.__cause__
             await asyncio.sleep(pause)
@@ -213,6 +218,7 @@ class Waiting:
             else:
                 await self._take(wait, _standing(reply))
         except Again as again:
+            self._doubt_absence(wait)
             if asyncio.get_running_loop().time() > wait.deadline + self._calls.seconds:
                 wait.fail(again.error)
             else:
@@ -231,6 +237,7 @@ class Waiting:
                 wait.settle(Decision.expired(ask.request_id, ask.digest))
                 return
             logger.warning("Redis has lost the request %s; asking again", ask.request_id)
+            self._doubt_absence(wait)
             reply = await self._calls.attempt("ask", ask.session_id, ask.encode(left), ask.owner)
         await self._take(wait, _standing(reply))
 
@@ -260,10 +267,15 @@ class Waiting:
         heard = self._listener.live_since(channel) is not None
         usual = self._recheck_seconds if heard else min(UNHEARD_SECONDS, self._recheck_seconds)
         seconds = usual * random.uniform(0.75, 1.25)
-        patience = wait.ask.no_viewer_seconds
-        if patience is not None:
-            unseen = asyncio.get_running_loop().time() - wait.unseen_since if wait.unseen_since else 0.0
-            seconds = min(seconds, max(0.05, min(VIEWER_SECONDS, patience - unseen)))
+        given = wait.ask.no_viewer_seconds
+        if given is not None:
+            patience = max(given, ABSENCE_SECONDS)
+            if wait.unseen_since is not None:
+                patience -= asyncio.get_running_loop().time() - wait.unseen_since
+            elif not given:
+                # "At once" is about the time of asking; somebody was there.
+                patience = VIEWER_SECONDS
+            seconds = min(seconds, max(0.05, min(VIEWER_SECONDS, patience)))
         # A little late rather than a little early: then this very look settles it.
         return min(seconds, left + 0.02)
 
@@ -274,9 +286,10 @@ class Waiting:
         if viewers:
             wait.unseen_since = None
             return False
-        wait.unseen_since = wait.unseen_since or now
+        if wait.unseen_since is None:
+            wait.unseen_since = max(now, wait.absence_from)
         assert ask.no_viewer_seconds is not None
-        if now - wait.unseen_since < ask.no_viewer_seconds:
+        if now - wait.unseen_since < max(ask.no_viewer_seconds, ABSENCE_SECONDS):
             return False
         standing = _standing(
             await self._calls.attempt("cancel", ask.session_id, ask.request_id, "", "no_viewer")
@@ -286,6 +299,11 @@ class Waiting:
             return True
         wait.unseen_since = None
         return False
+
+    def _doubt_absence(self, wait: Wait) -> None:
+        """Begin anew to see that nobody is there: Redis was away, and the gateways have to come back too."""
+        wait.unseen_since = None
+        wait.absence_from = asyncio.get_running_loop().time() + RETURN_SECONDS
 
     def _check_hearing(self, wait: Wait, decision: Decision) -> None:
         """Doubt the connection if this decision should have been heard of long ago."""

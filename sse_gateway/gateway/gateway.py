@@ -266,6 +266,7 @@ class Gateway:
 
     def _restored(self) -> None:
         self.live.restored()
+        self.presence.restored()
         self.waits.wake_all()
 
     def _ready_after_reset(self, session_id: str, position: Cursor) -> Frame:

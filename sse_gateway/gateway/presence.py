@@ -1,7 +1,8 @@
 """Who is watching which session here, and telling it to Redis for all gateways to add up.
 
 A beat is written in batches: at once (gathered over a quarter of a second) when a session's numbers
-change, and again within every interval, so that a gateway that died is forgotten after three.
+change or Redis is back, and again within every interval, so that a gateway that died is forgotten after
+three.
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ class Presence:
             if not counter[session_id]:
                 del counter[session_id]
         self._changed.add(session_id)
+
+    def restored(self) -> None:
+        """Tell everything again at once: Redis was out of reach, and may have lost what it had been told."""
+        self._changed.update(self._streams)
 
     def streams(self, session_id: str) -> int:
         """Return how many streams the session has at this gateway."""

@@ -85,6 +85,25 @@ async def test_a_request_that_redis_lost_is_asked_again_with_the_time_it_had_lef
     assert (await asyncio.wait_for(waiting, 10)).approved
 
 
+@pytest.mark.parametrize("policy", ["fail", "deny_after:0.1"])
+async def test_a_restart_of_redis_is_no_absence(
+    own_server: RedisProcess, agents: Callable[..., AgentClient], session_id: str, policy: str
+) -> None:
+    """Redis has forgotten who is watching; a gateway is back only seconds after the agent has asked again."""
+    people = People(own_server)
+    people.watch(session_id, 1)
+    session = agents(own_server).session(session_id)
+    waiting = asyncio.create_task(session.request_permission("bash", {}, on_no_viewer=policy))
+    await asked(people, session_id)
+    await asyncio.to_thread(own_server.restart, empty=True)
+    (request_id,) = await asked(people, session_id)
+    await asyncio.sleep(2.5)
+    assert not waiting.done()
+    people.watch(session_id, 1)
+    people.answer(session_id, request_id)
+    assert (await asyncio.wait_for(waiting, 10)).approved
+
+
 async def test_killed_subscriptions_are_made_again_and_what_was_missed_is_looked_up(
     own_server: RedisProcess, agents: Callable[..., AgentClient], session_id: str
 ) -> None:

@@ -248,10 +248,12 @@ async def test_end_cancels_what_is_open(agent: AgentClient, people: People, sess
     }
 
 
-async def test_fail_gives_up_at_once_when_nobody_is_watching(
+async def test_fail_gives_up_when_nobody_is_watching(
     agent: AgentClient, people: People, session_id: str
 ) -> None:
+    before = time.monotonic()
     decision = await agent.session(session_id).request_permission("bash", {}, on_no_viewer="fail")
+    assert 1 <= time.monotonic() - before < 3
     assert (decision.outcome, decision.reason, decision.source) == ("cancelled", "no_viewer", "cancel")
     people.watch(session_id, 1)
     decision = await agent.session(session_id).request_permission(
@@ -275,6 +277,30 @@ async def test_deny_after_counts_from_when_the_last_viewer_left(
     assert not waiting.done()
     people.watch(session_id, 0)
     assert (await waiting).reason == "no_viewer"
+
+
+@pytest.mark.parametrize(("policy", "most"), [("fail", 1), ("deny_after:60", 1), ("deny_after:0.01", 4)])
+async def test_while_somebody_is_watching_redis_is_asked_seldom(
+    own_server: RedisProcess, agents: Callable[..., AgentClient], session_id: str, policy: str, most: int
+) -> None:
+    """What a waiting request costs in three seconds."""
+    people = People(own_server)
+    people.watch(session_id, 1)
+    session = agents(own_server).session(session_id)
+    waiting = asyncio.create_task(session.request_permission("bash", {}, on_no_viewer=policy))
+    (request_id,) = await asked(people, session_id)
+    await until(lambda: own_server.client.client_list(_type="pubsub"), "the agent's subscription")
+
+    def calls() -> int:
+        return int(own_server.client.info("commandstats")["cmdstat_fcall"]["calls"])
+
+    # The look that follows the subscription is none of these.
+    await until(lambda: calls() >= 4, "the first look")
+    before = calls()
+    await asyncio.sleep(3)
+    assert calls() - before <= most
+    people.answer(session_id, request_id)
+    assert (await waiting).approved
 
 
 @pytest.mark.parametrize(
