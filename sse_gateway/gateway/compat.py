@@ -3,15 +3,20 @@
 What they publish reaches the streams of this gateway as plain events do. Their permission requests are
 asked by the script under an id that is the same in every gateway (`lg-`), and are never shown as they
 come: the script's own event is. Every gateway hears the whole channel in one order, and deals with what is
-about a session's permissions in that order; but one may be behind another.
+about a session's permissions in that order; but one may be behind another. What lies in a slot has no place
+in that order, until the gateway that found it there has published a mark and heard it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
+import json
 import logging
+import secrets
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sse_gateway.core.errors import GatewayError, Unavailable
@@ -34,6 +39,9 @@ SLOT_SECONDS = 30 * 86400
 MOST_SESSIONS = 10_000
 MOST_HEARD = 100
 """Requests of one session; the scripts allow no more to be open."""
+MARK_SECONDS = 3.0
+"""How long a mark may take to come back, and what came before it to be dealt with."""
+_MARK = "gateway_mark"
 _SHOWN_SLOTS = ("tool_status", "tool_result")
 _CLEARED = "cleared_by_backend"
 
@@ -61,6 +69,8 @@ class Compat:
         self._metrics = metrics
         self._heard: OrderedDict[str, list[str]] = OrderedDict()
         """Session → its `lg-` requests heard since the last clear; the session heard of last at the end."""
+        self._marks: dict[str, Callable[[], Awaitable[None]]] = {}
+        """Mark of ours that is on its way → what to do in its turn."""
         self.channel = store.keys.old_events_channel.encode()
 
     def receive(self, payload: bytes) -> None:
@@ -76,6 +86,10 @@ class Compat:
             self._turns.take(session_id, functools.partial(self._clear, session_id, payload, message))
         elif kind == "permission_request":
             self._receive_request(session_id, payload)
+        elif kind == _MARK:
+            call = self._marks.pop(str(message.get("mark")), None)
+            if call is not None:
+                self._turns.take(session_id, call)
         elif (feed := self._live.feed_of(session_id)) is not None:
             self._live.receive(feed.channel, payload)
 
@@ -89,9 +103,9 @@ class Compat:
             event = await self._slot(slot, session_id)
             if event is not None:
                 shown.append(encode_event(event.data))
-        request = await self._slot("permission_request", session_id)
-        if request is not None:
-            await self._ask_slot(session_id, request)
+        while (found := await self._unasked(session_id)) is not None:
+            if await self._mark(session_id, found[0]):
+                break
         return shown
 
     async def _slot(self, slot: str, session_id: str) -> PlainEvent | None:
@@ -108,20 +122,51 @@ class Compat:
             logger.warning("an old slot was left out: %s", error.message, extra={"fields": {"slot": slot}})
             return None
 
-    async def _ask_slot(self, session_id: str, event: PlainEvent) -> None:
-        """Ask what lies in the slot, once: many backends leave it there after it was settled."""
-        request_id = self._requests.name(session_id, event)
-        if request_id is None:
+    async def _unasked(self, session_id: str) -> tuple[str, PlainEvent] | None:
+        """Return what lies in the slot and its id, unless it was asked: many backends leave it there."""
+        event = await self._slot("permission_request", session_id)
+        request_id = self._requests.name(session_id, event) if event is not None else None
+        if event is None or request_id is None:
+            return None
+        asked = await self._store.command("GET", self._store.keys.slot_asked(session_id))
+        return None if asked == request_id.encode() else (request_id, event)
+
+    async def _mark(self, session_id: str, request_id: str) -> bool:
+        """Have a request that lies in the slot asked in its turn; return whether it lay there still.
+
+        It lay there before the mark was published, so a clear that is heard after the mark is meant for it.
+        A clear heard before the mark is dealt with first: if it was meant for this request, the slot is empty
+        by then, or says that it need not be asked; if not, it finds nothing of it to cancel.
+        """
+        mark = secrets.token_hex(8)
+        marked: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._marks[mark] = functools.partial(self._ask_marked, session_id, request_id, marked)
+        payload = {"session_id": session_id, "type": _MARK, "mark": mark}
+        try:
+            async with asyncio.timeout(MARK_SECONDS):
+                await self._store.publish_channel(self.channel.decode(), json.dumps(payload))
+                return await marked
+        except TimeoutError:
+            raise Unavailable("What old backends said before could not be dealt with in time.") from None
+        finally:
+            self._marks.pop(mark, None)
+
+    async def _ask_marked(self, session_id: str, request_id: str, marked: asyncio.Future[bool]) -> None:
+        """Ask what was found in the slot, if it is still there and somebody still waits for it."""
+        if marked.done():
             return
-        asked = self._store.keys.slot_asked(session_id)
-        known = await self._store.command("GET", asked) == request_id.encode()
-        if not known:
-            await self._requests.ask(session_id, event)
-        await self._store.command("SET", asked, request_id, "EX", SLOT_SECONDS)
-        slot = self._store.keys.old_slot("permission_request", session_id)
-        if not known and await self._store.command("GET", slot) is None:
-            # Taken back between the look and the asking: its clear found nothing to cancel.
-            await self._cancel(session_id, request_id)
+        found = await self._unasked(session_id)
+        still = found is not None and found[0] == request_id
+        if found is not None and still:
+            await self._requests.ask(session_id, found[1])
+            self._hear(session_id, request_id)
+            slot = self._store.keys.old_slot("permission_request", session_id)
+            if await self._store.command("GET", slot) is None:
+                # Taken back meanwhile, by a backend that says so before it empties the slot.
+                await self._cancel(session_id, request_id)
+            await self._asked(session_id, request_id)
+        if not marked.done():
+            marked.set_result(still)
 
     def _receive_request(self, session_id: str, payload: bytes) -> None:
         try:
@@ -143,9 +188,17 @@ class Compat:
         """Ask a request if somebody is watching here; who comes later finds it in its slot."""
         if self._live.feed_of(session_id) is not None:
             await self._requests.ask(session_id, event)
-            await self._store.command(
-                "SET", self._store.keys.slot_asked(session_id), request_id, "EX", SLOT_SECONDS
-            )
+            await self._asked(session_id, request_id)
+        self._hear(session_id, request_id)
+
+    async def _asked(self, session_id: str, request_id: str) -> None:
+        """Say that a request need not be asked from its slot any more."""
+        await self._store.command(
+            "SET", self._store.keys.slot_asked(session_id), request_id, "EX", SLOT_SECONDS
+        )
+
+    def _hear(self, session_id: str, request_id: str) -> None:
+        """Remember a request for the clear that may follow it."""
         heard = self._heard.setdefault(session_id, [])
         if request_id.startswith(MINTED_PREFIX) and request_id not in heard:
             heard.append(request_id)
@@ -164,7 +217,9 @@ class Compat:
         """
         data = message.get("data")
         named = data.get("request_id") if isinstance(data, dict) else None
-        if isinstance(named, str) and named and await self._cancel(session_id, named):
+        if not isinstance(named, str):
+            named = ""
+        if named and await self._cancel(session_id, named):
             return
         heard = self._heard.get(session_id, [])
         pending = [request.request_id for request in (await self._permissions.pending(session_id)).pending]
@@ -173,11 +228,9 @@ class Compat:
         for request_id in pending:
             if request_id in heard or (not known and request_id.startswith(MINTED_PREFIX)):
                 await self._cancel(session_id, request_id)
-        if heard:
+        if named or heard:
             # It may lie in its slot still, without ever having been asked.
-            await self._store.command(
-                "SET", self._store.keys.slot_asked(session_id), heard[-1], "EX", SLOT_SECONDS
-            )
+            await self._asked(session_id, named or heard[-1])
         await self._store.command("SET", mark, "1", "EX", CLEAR_SECONDS)
         self._heard.pop(session_id, None)
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from tests.permissions.conftest import Desk
-from tests.permissions.desk import Agent, Dial, Ear, Tab, answering, open_at
+from tests.permissions.desk import CROWDED, Agent, Dial, Ear, Gateways, Tab, answering, open_at
+from tests.support.proxy import Proxy
 from tests.support.servers import RedisProcess
 from tests.support.stream import SSEStream
 from tests.support.wait import until
@@ -303,6 +304,83 @@ async def test_a_request_cleared_before_anybody_saw_it_is_not_asked_from_its_slo
     backend.keep("permission_request", request)
     assert backend.say("permission_request", request) == 3
     backend.clear()
+    await cleared(old_desk, session_id)
+    stream = await tab(old_desk.a, session_id)
+    assert tools(stream) == []
+    assert open_tools(old_agent, session_id) == []
+
+
+async def test_a_clear_before_a_page_asks_from_a_slot_that_stays_leaves_no_ghost(
+    own_server: RedisProcess,
+    proxied: Callable[[RedisProcess], Proxy],
+    gateways: Gateways,
+    tab: Tab,
+    session_id: str,
+    scale: Callable[[int, int], int],
+) -> None:
+    """One gateway knows what is cleared; the other, started since, is asked for it at that very moment."""
+    first = await gateways(own_server, simple_notifier_compat=True, **CROWDED)
+    rounds = scale(40, 200)
+    backends = [OldBackend(own_server, f"{session_id}-{n}") for n in range(rounds)]
+    for backend in backends:
+        request = backend.request("deploy")
+        backend.keep("permission_request", request)
+        backend.say("permission_request", request)
+    proxy = proxied(own_server)
+    second = await gateways(proxy, simple_notifier_compat=True, **CROWDED)
+    proxy.delay(0.1, way="down")
+
+    async def clear(backend: OldBackend, after: float) -> None:
+        await asyncio.sleep(after)
+        backend.clear()
+
+    clearing = [asyncio.create_task(clear(backend, 1.5 * n / rounds)) for n, backend in enumerate(backends)]
+    pages = await asyncio.gather(*(tab(second, backend.session_id) for backend in backends))
+    await asyncio.gather(*clearing)
+    proxy.delay(0)
+    # Both have dealt with the clear when they have asked what follows it.
+    watching = [await tab(first, backend.session_id) for backend in backends]
+    for backend in backends:
+        backend.ask("last")
+    agent = Agent(own_server)
+    for backend, *streams in zip(backends, pages, watching, strict=True):
+        for stream in streams:
+            await stream.wait(lambda stream=stream: "last" in tools(stream), "the last request")  # type: ignore[misc]
+        assert open_tools(agent, backend.session_id) == ["last"]
+
+
+async def test_a_clear_that_was_said_before_leaves_what_a_page_finds_in_the_slot(
+    own_server: RedisProcess,
+    proxied: Callable[[RedisProcess], Proxy],
+    gateways: Gateways,
+    tab: Tab,
+    session_id: str,
+) -> None:
+    """Both gateways are behind with clears when the next request is put into its slot and a page comes."""
+    proxy = proxied(own_server)
+    two = [await gateways(proxy, simple_notifier_compat=True, **CROWDED) for _ in range(2)]
+    proxy.delay(0.02, way="down")
+    agent = Agent(own_server)
+    for n in range(6):
+        backend = OldBackend(own_server, f"{session_id}-{n}")
+        for turn in range(4 * n):
+            backend.clear(turn=turn)
+        backend.keep("permission_request", backend.request("next"))
+        page = await tab(two[n % 2], backend.session_id)
+        assert tools(page) == ["next"]
+        watching = [await tab(gateway, backend.session_id) for gateway in two]
+        backend.ask("last")
+        for stream in watching:
+            await stream.wait(lambda stream=stream: "last" in tools(stream), "the last request")  # type: ignore[misc]
+        assert open_tools(agent, backend.session_id) == ["next", "last"]
+
+
+async def test_a_clear_that_names_what_nobody_asked_is_the_end_of_it(
+    old_desk: Desk, backend: OldBackend, old_agent: Agent, tab: Tab, session_id: str
+) -> None:
+    """A request of the backend's own name, still in its slot: it was withdrawn before anybody came."""
+    backend.keep("permission_request", backend.request("deploy", request_id="mine"))
+    backend.clear(request_id="mine")
     await cleared(old_desk, session_id)
     stream = await tab(old_desk.a, session_id)
     assert tools(stream) == []
