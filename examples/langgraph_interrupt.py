@@ -24,15 +24,14 @@ def run_command(state: State) -> State:
 graph = StateGraph(State).add_node(run_command).set_entry_point("run_command").compile(InMemorySaver())
 
 
-async def run(session: Session, inputs: State) -> State:
+async def run(session: Session, step: State | Command) -> State:
     config = {"configurable": {"thread_id": session.session_id}}
-    state = await graph.ainvoke(inputs, config)
-    while asked := state.get("__interrupt__"):
+    while asked := (state := await graph.ainvoke(step, config)).get("__interrupt__"):
         # An interrupt keeps its id in the checkpoint: asked again after a restart, it is answered already.
         decision = await session.request_permission(**asked[0].value, request_id=asked[0].id)
         ours = decision.approved and await session.claim(decision)
         resume = ours and decision.arguments(asked[0].value["parameters"])
-        state = await graph.ainvoke(Command(resume={asked[0].id: resume}), config)
+        step = Command(resume={asked[0].id: resume})
     return state
 
 
