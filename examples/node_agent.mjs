@@ -4,11 +4,12 @@ import { createClient } from "redis";
 const session = process.argv[2];
 const answers = `permission_responses:{${session}}`;
 const redis = await createClient({ url: process.env.REDIS_URL }).on("error", console.error).connect();
+const call = (name, ...args) => insist(() => redis.fCall(name, { keys: [session], arguments: args }));
 
-async function call(name, ...args) {
+async function insist(work) {
   for (let pause = 50; ; pause = Math.min(2 * pause, 2000)) {
     try {
-      return await redis.fCall(name, { keys: [session], arguments: args });
+      return await work();
     } catch (error) {
       // These say that nothing happened, and pass. SSE_… says what is wrong with the call.
       if (!/Function not found|TRYAGAIN|LOADING|READONLY/.test(error.message)) throw error;
@@ -18,21 +19,21 @@ async function call(name, ...args) {
 }
 
 async function permission(request) {
-  // Before asking: an answer may come before we begin to wait.
-  let seen = (await redis.xRevRange(answers, "+", "-", { COUNT: 1 }))[0]?.id ?? "0-0";
   for (;;) {
+    // Before asking: an answer may come before we begin to wait.
+    const [last] = await insist(() => redis.xRevRange(answers, "+", "-", { COUNT: 1 }));
     const standing = JSON.parse(await call("sse_ask", JSON.stringify(request)));
     if (standing.status === "decided") return standing.decision;
-    const left = Math.max(1, Date.parse(standing.expires_at) - Date.now());
-    const found = await redis.xRead({ key: answers, id: seen }, { BLOCK: Math.min(left, 30_000) });
-    seen = found?.[0].messages.at(-1).id ?? seen;
+    const now = 1000 * (await redis.sendCommand(["TIME"]))[0]; // The deadline is on Redis's clock, not on ours.
+    const BLOCK = Math.max(1, Math.min(Date.parse(standing.expires_at) - now, 30_000));
+    await insist(() => redis.xRead({ key: answers, id: last?.id ?? "0-0" }, { BLOCK }));
   }
 }
 
 const request = { request_id: "deploy-7", tool_name: "deploy", parameters: { to: "production" }, expires_in: 300 };
 await call("sse_publish", JSON.stringify({ type: "tool_status", data: { status: "waiting_for_permission" } }));
 const decision = await permission(request);
-const ours = decision.approved && (await call("sse_claim", request.request_id, `node-${process.pid}`)) === 1;
+const ours = decision.approved && (await call("sse_claim", request.request_id, `node-${Math.random()}`)) === 1;
 const data = { tool_name: "deploy", success: ours, result: ours ? "deployed" : `not deployed: ${decision.outcome}` };
 await call("sse_publish", JSON.stringify({ type: "tool_result", data }));
 await redis.close();

@@ -43,12 +43,6 @@ def results(people: People, session_id: str, kind: str) -> list[Any]:
     return [event["data"] for event in people.events(session_id) if event["type"] == kind]
 
 
-def test_every_example_is_short() -> None:
-    files = [*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*.mjs")]
-    assert len(files) == 5
-    assert [path.name for path in files if len(path.read_text().splitlines()) >= 40] == []
-
-
 # Claude Agent SDK: its control protocol, spoken by a transport in place of the command line program.
 
 
@@ -149,6 +143,8 @@ async def test_claude_agent_sdk(session: Any, people: People, session_id: str) -
         {"behavior": "deny", "message": "denied: not in my home"},
     ]
     assert results(people, session_id, "assistant_text") == [{"text": "All done."}]
+    states = [people.state(session_id, f"toolu_{n}") for n in range(3)]
+    assert states == ["consumed", "consumed", "denied"]
 
 
 async def test_openai_agents_sdk(
@@ -196,6 +192,7 @@ async def test_langgraph(
     assert people.request(session_id, request_id)["parameters"] == {"command": "make"}
     people.answer(session_id, request_id, approved=approved)
     assert (await asyncio.wait_for(task, 20))["output"] == output
+    assert people.state(session_id, request_id) == ("consumed" if approved else "denied")
 
 
 async def test_fastapi(
@@ -248,6 +245,34 @@ async def test_node(
     assert results(people, session_id, "tool_result") == [
         {"tool_name": "deploy", "success": approved, "result": result}
     ]
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_node_waits_by_redis_s_clock(
+    own_server: RedisProcess, session_id: str, hours: int, tmp_path: Path
+) -> None:
+    """A clock that is an hour wrong makes the agent neither ask without end nor miss the answer."""
+    people = People(own_server)
+    people.call("status", session_id)
+    wrong = tmp_path / "wrong.mjs"
+    wrong.write_text(f"const now = Date.now; Date.now = () => now() + {hours * 3_600_000};")
+    with (tmp_path / "node.log").open("wb") as output:
+        process = started.start(
+            "node",
+            ["node", "--import", str(wrong), str(EXAMPLES / "node_agent.mjs"), session_id],
+            output=output,
+            env={**os.environ, "REDIS_URL": own_server.url},
+        )
+    try:
+        await asked(people, session_id)
+        before = own_server.client.info("commandstats")["cmdstat_fcall"]["calls"]
+        await asyncio.sleep(1)
+        assert own_server.client.info("commandstats")["cmdstat_fcall"]["calls"] - before <= 1
+        people.answer(session_id, "deploy-7")
+        await asyncio.to_thread(process.wait, 15)
+    finally:
+        code = started.end(process)
+    assert code == 0, (tmp_path / "node.log").read_text()
 
 
 def test_the_examples_are_programs(server: RedisProcess) -> None:
