@@ -143,6 +143,15 @@ class Session:
         )
         return await self.client.waiting.decide(ask, withdraw_on_cancel=withdraw_on_cancel)
 
+    async def viewers(self) -> int:
+        """Return how many streams whose token may answer are open, over all gateways.
+
+        A stream counts from a moment after it opened; those of a gateway that was killed count for half a
+        minute. To act upon nobody's being there, give `request_permission` an `on_no_viewer`.
+        """
+        status = await self.client.calls.call("status", self.session_id)
+        return int(status[6])
+
     async def decision(self, request_id: str) -> Decision | None:
         """Return how a request was settled, or None while it is open; raises `unknown_request`."""
         reply = await self.client.calls.call("decision", self.session_id, check_request_id(request_id))

@@ -232,6 +232,10 @@ class SyncSession:
             )
         )
 
+    def viewers(self) -> int:
+        """Return how many streams whose token may answer are open, over all gateways."""
+        return self.client.run(self._session.viewers())
+
     def decision(self, request_id: str) -> Decision | None:
         """Return how a request was settled, or None while it is open."""
         return self.client.run(self._session.decision(request_id))

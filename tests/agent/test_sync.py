@@ -45,6 +45,8 @@ def test_the_whole_story_without_asyncio(
     assert not session.claim(decision, "another worker")
     assert session.tool_result("bash", "done") > first
     assert session.request_permission("bash", {}, on_no_viewer="fail").reason == "no_viewer"
+    people.watch(session_id, 2)
+    assert session.viewers() == 2
     with pytest.raises(GatewayError):
         session.cancel("unknown")
     assert session.end() == 0

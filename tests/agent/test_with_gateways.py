@@ -9,12 +9,13 @@ from typing import Any
 
 import httpx
 
-from sse_gateway.agent import AgentClient, Option
+from sse_gateway.agent import AgentClient, Option, Session
 from tests.support.gateway import GatewayProcess
 from tests.support.plain import plain_client
 from tests.support.servers import RedisProcess
 from tests.support.stream import SSEStream
 from tests.support.tokens import token
+from tests.support.wait import until
 
 Gateways = Callable[..., Awaitable[GatewayProcess]]
 
@@ -83,6 +84,10 @@ async def test_an_answer_given_at_either_gateway_reaches_the_agent_as_it_was_giv
         stream.close()
 
 
+async def _are(session: Session, viewers: int) -> bool:
+    return await session.viewers() == viewers
+
+
 async def test_nobody_watching_is_told_over_all_gateways(
     server: RedisProcess, gateways: Gateways, agents: Callable[..., AgentClient], session_id: str
 ) -> None:
@@ -92,12 +97,18 @@ async def test_nobody_watching_is_told_over_all_gateways(
     # One who may only look is no viewer.
     looker = await SSEStream.open(two[0].events(session_id), token=token(sub="ada", scope="sse:read"))
     await looker.ready()
+    assert await session.viewers() == 0
     assert (await session.request_permission("bash", {}, on_no_viewer="deny_after:0.6")).reason == "no_viewer"
     viewer = await SSEStream.open(two[1].events(session_id), token=token(sub="ada"))
     await viewer.ready()
     waiting = asyncio.create_task(
         session.request_permission("bash", {"n": 1}, on_no_viewer="deny_after:0.6", timeout=60)
     )
+    await until(session.viewers, "the viewer to be counted")
+    second = await SSEStream.open(two[0].events(session_id), token=token(sub="ada"))
+    await until(lambda: _are(session, 2), "both viewers to be counted")
+    second.close()
+    await until(lambda: _are(session, 1), "one to be gone")
     await asyncio.sleep(1.5)
     assert not waiting.done()
     viewer.close()

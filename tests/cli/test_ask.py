@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from sse_gateway.cli.ask import _ask as ask_in_process
 from sse_gateway.config import Settings
+from tests.agent.people import People
 from tests.cli.command import Done, Terminal, sse_gateway
 from tests.support.gateway import GatewayProcess
 from tests.support.servers import RedisProcess
@@ -31,6 +32,12 @@ async def answer(gateway: GatewayProcess, *words: str) -> Done:
     return await asyncio.to_thread(
         sse_gateway, "answer", *words, "--url", gateway.base, "--user", "ann", jwt_secret=SECRET
     )
+
+
+@pytest.fixture
+def people(server: RedisProcess) -> People:
+    """An agent without the SDK on the gateway's server."""
+    return People(server)
 
 
 async def pending(redis: Redis, session_id: str) -> list[bytes]:
@@ -60,6 +67,49 @@ async def test_the_answer_is_the_exit_code(
     assert told in asked.out
     assert "by ann" in asked.out
     assert "\x1b" not in asked.out
+
+
+async def test_an_answer_can_choose_and_edit(
+    server: RedisProcess, gateway: GatewayProcess, people: People, session_id: str
+) -> None:
+    """`--option` and `--edit` reach the agent as they were given."""
+    request = {
+        "tool_name": "bash",
+        "parameters": {"cmd": "rm -rf build"},
+        "options": [{"id": "always", "label": "Always", "kind": "allow_always"}],
+    }
+    people.call("ask", session_id, json.dumps({"request_id": "r", "editable": True, **request}))
+    edit = '{"cmd": "ls", "n": [1, "é"]}'
+    done = await answer(gateway, session_id, "r", "--approve", "--option", "always", "--edit", edit)
+    assert (done.code, done.out) == (0, "Permission approved.\n"), done
+    decision = json.loads(people.call("decision", session_id, "r"))["decision"]
+    assert (decision["option_id"], decision["option_kind"]) == ("always", "allow_always")
+    assert decision["updated_input"] == json.loads(edit)
+    assert decision["decided_by"] == "ann"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("--approve", "--option", "never"), 1, "no option 'never'"),
+        (("--deny", "--option", "always"), 1, "contradicts"),
+        (("--approve", "--edit", '{"cmd": "ls"}'), 1, "not allow its input to be edited"),
+        (("--approve", "--edit", '["ls"]'), 1, "an object"),
+        (("--approve", "--edit", "{"), 2, "--edit"),
+        (("--option", "always"), 2, "--approve or --deny"),
+    ],
+)
+async def test_a_choice_or_edit_that_is_not_allowed_leaves_the_request_open(
+    gateway: GatewayProcess, people: People, session_id: str, words: tuple[str, ...], code: int, says: str
+) -> None:
+    """What is wrong is told in a line, and nothing is answered."""
+    option = {"id": "always", "label": "Always", "kind": "allow_always"}
+    request = {"request_id": "r", "tool_name": "bash", "parameters": {"cmd": "rm"}, "options": [option]}
+    people.call("ask", session_id, json.dumps(request))
+    done = await answer(gateway, session_id, "r", *words)
+    assert done.code == code, done
+    assert says in done.err
+    assert people.pending(session_id) == ["r"]
 
 
 async def test_nobody_in_time_is_two_and_nobody_there_is_three(server: RedisProcess, session_id: str) -> None:
