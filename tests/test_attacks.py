@@ -199,7 +199,10 @@ async def test_attack_cursor_of_another_session(
     assert code(refused) == (403, "forbidden_session")
 
 
-@pytest.mark.parametrize("path", ["permission-response", "publish", "ticket", "permissions/{}/r1/claim"])
+@pytest.mark.parametrize(
+    "path",
+    ["permission-response", "publish", "ticket", "permissions/{}/r1/claim", "permissions/{}/r1/cancel"],
+)
 async def test_attack_post_without_the_scope_or_the_session(
     site: Site, http: httpx.AsyncClient, session_id: str, path: str
 ) -> None:
@@ -615,7 +618,8 @@ async def test_attack_json_bomb(
     assert published.status_code < 500, published.text
     if refusal:
         assert published.json()["code"] == refusal
-    for path in (f"permission-response/{session_id}", f"permissions/{session_id}/r1/claim"):
+    one = f"permissions/{session_id}/r1"
+    for path in (f"permission-response/{session_id}", f"{one}/claim", f"{one}/cancel"):
         answer = await http.post(f"{site.a.base}/{path}", headers=headers, content=content)
         assert 400 <= answer.status_code < 500, answer.text
     site.say(session_id, content)

@@ -47,6 +47,7 @@ def make_app(
     one = f"{base}/permissions/{_SESSION}/{{request_id:[^/]+}}"
     app.router.add_get(one, limited(permissions.decision))
     app.router.add_post(f"{one}/claim", limited(permissions.claim))
+    app.router.add_post(f"{one}/cancel", limited(permissions.cancel))
     app.router.add_get(f"{base}/health/{_SESSION}", limited(health.health))
     app.router.add_post(f"{base}/ticket/{_SESSION}", limited(tickets.issue))
     app.router.add_post(f"{base}/publish/{_SESSION}", limited(publish.publish))

@@ -1,6 +1,8 @@
-"""Answering permission requests; and listing, awaiting and claiming decisions."""
+"""Answering permission requests; and listing, awaiting, claiming and withdrawing them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from aiohttp import web
 
@@ -42,10 +44,13 @@ async def overview(request: web.Request) -> web.Response:
     """List the open requests in the order asked, and the recent decisions, the newest first."""
     session_id = session_of(request)
     await require(request, session_id, READ)
-    found = await request.app[GATEWAY].permissions.pending(session_id)
+    gateway = request.app[GATEWAY]
+    found = await gateway.permissions.pending(session_id)
+    status = await gateway.history.status(session_id)
     return success(
         {
             "session_id": session_id,
+            "viewers": status.viewers,
             "pending": [Written(item.request) for item in found.pending],
             "recent": [
                 {"request_id": item.request_id, "state": item.state, "decision": Written(item.decision)}
@@ -79,6 +84,36 @@ async def claim(request: web.Request) -> web.Response:
         raise GatewayError("bad_request", "'worker_id' must have printable characters only.")
     claimed = await request.app[GATEWAY].permissions.claim(session_id, _request_id(request), worker_id)
     return success({"claimed": claimed})
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """Withdraw an open request; the body is `{"reason": str?, "if_no_viewer": bool?}`.
+
+    Returns how the request stands then, as `decision` does: what settled it earlier stays.
+    """
+    session_id = session_of(request)
+    await require(request, session_id, PUBLISH)
+    body = loads_strict(await json_body(request), unique_keys=True)
+    reason, if_no_viewer = _withdrawal(body)
+    return success(
+        await request.app[GATEWAY].permissions.cancel(
+            session_id, _request_id(request), reason=reason, if_no_viewer=if_no_viewer
+        )
+    )
+
+
+def _withdrawal(body: Any) -> tuple[str | None, bool]:
+    # A misspelt condition must not become a withdrawal without one.
+    if not isinstance(body, dict) or body.keys() - {"reason", "if_no_viewer"}:
+        raise GatewayError("bad_request", "The body is an object with 'reason' and 'if_no_viewer' at most.")
+    reason, if_no_viewer = body.get("reason"), body.get("if_no_viewer", False)
+    if not isinstance(reason, str | None) or not isinstance(if_no_viewer, bool):
+        raise GatewayError("bad_request", "'reason' must be a string, 'if_no_viewer' true or false.")
+    try:
+        (reason or "").encode()
+    except UnicodeEncodeError:
+        raise GatewayError("bad_request", "'reason' has half of a surrogate pair.") from None
+    return reason, if_no_viewer
 
 
 def _request_id(request: web.Request) -> str:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.permissions.conftest import Desk
-from tests.permissions.desk import CROWDED, Agent, Dial, Gateways, answering, bearer
+from tests.permissions.desk import CROWDED, Agent, Dial, Gateways, Tab, answering, bearer
 from tests.support.gateway import GatewayProcess
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisProcess
@@ -58,6 +58,11 @@ class Backend:
         """Claim a decision."""
         url = f"{gateway.base}/permissions/{self.session_id}/{request_id}/claim"
         return await self.http.post(url, headers=self.headers, json={"worker_id": worker})
+
+    async def cancel(self, gateway: GatewayProcess, request_id: str, **body: Any) -> httpx.Response:
+        """Withdraw a request."""
+        url = f"{gateway.base}/permissions/{self.session_id}/{request_id}/cancel"
+        return await self.http.post(url, headers=self.headers, json=body)
 
 
 @pytest.fixture
@@ -124,6 +129,43 @@ async def test_the_whole_flow_over_three_gateways(
     assert (await backend.claim(desk.a, other, "w1")).json()["data"] == {"claimed": True}
 
 
+async def test_a_request_is_withdrawn_at_any_gateway_and_on_condition(
+    desk: Desk, backend: Backend, tab: Tab, dial: Dial, session_id: str
+) -> None:
+    """Every tab sees it close; a condition counts viewers over all gateways; what was decided stands."""
+    viewer = await tab(desk.c, session_id)
+
+    async def viewers() -> int:
+        return int((await backend.get(desk.a)).json()["data"]["viewers"])
+
+    await until(viewers, "the viewer to be counted")
+    await backend.ask(desk.a, request_id="r")
+    kept = (await backend.cancel(desk.b, "r", if_no_viewer=True)).json()["data"]
+    assert (kept["status"], kept["viewers"]) == ("pending", 1)
+    polling = asyncio.create_task(backend.wait(desk.a, "r", 30))
+    ended = (await backend.cancel(desk.b, "r", reason="found another way — é")).json()["data"]
+    assert ended["decision"]["outcome"] == "cancelled"
+    assert ended["decision"]["reason"] == "found another way — é"
+    assert await polling == ended == (await backend.cancel(desk.a, "r", reason="again")).json()["data"]
+    assert (await viewer.message("permission_cleared"))["data"]["outcome"] == "cancelled"
+
+    await backend.ask(desk.a, request_id="answered")
+    line = await dial(desk.b)
+    answer = answering(session_id, {"approved": True, "request_id": "answered"})
+    decision = (await line.send(answer)).decision
+    assert (await backend.cancel(desk.c, "answered")).json()["data"]["decision"] == decision
+
+    viewer.close()
+    await backend.ask(desk.b, request_id="alone")
+
+    async def given_up() -> bool:
+        standing = (await backend.cancel(desk.c, "alone", if_no_viewer=True)).json()["data"]
+        return standing["status"] == "decided" and standing["decision"]["reason"] == "no_viewer"
+
+    await until(given_up, "nobody to be there")
+    assert await viewers() == 0
+
+
 async def test_a_poll_waits_as_long_as_it_was_told_to(desk: Desk, backend: Backend, session_id: str) -> None:
     """What nobody answers is pending at the end of the wait, neither earlier nor much later."""
     await backend.ask(desk.a, request_id="r")
@@ -156,6 +198,7 @@ async def test_a_poll_needs_its_scope_and_its_session(
         for response in (
             await viewer.get(desk.b, f"/{request_id}?wait=20"),
             await viewer.claim(desk.b, request_id, "w1"),
+            await viewer.cancel(desk.b, request_id),
         ):
             assert (response.status_code, response.json()["code"]) == (403, "missing_scope")
             assert "sse:publish" in response.json()["message"]
@@ -164,7 +207,11 @@ async def test_a_poll_needs_its_scope_and_its_session(
     assert (await publisher.get(desk.b)).json()["code"] == "missing_scope"
     stranger = Backend(http, session_id)
     stranger.headers = {"Authorization": bearer("backend", "another-session", "sse:read sse:publish")}
-    for response in (await stranger.get(desk.a, "/r?wait=20"), await stranger.claim(desk.a, "r", "w1")):
+    for response in (
+        await stranger.get(desk.a, "/r?wait=20"),
+        await stranger.claim(desk.a, "r", "w1"),
+        await stranger.cancel(desk.a, "r"),
+    ):
         assert (response.status_code, response.json()["code"]) == (403, "forbidden_session")
 
 
@@ -181,8 +228,19 @@ async def test_what_cannot_be_waited_for_or_claimed_is_said_at_once(
         (await backend.get(desk.b, "/a%7Db?wait=1"), 400, "bad_request"),
         (await backend.claim(desk.b, "r", ""), 400, "bad_request"),
         (await backend.claim(desk.b, "r", "w" * 257), 400, "bad_request"),
+        (await backend.cancel(desk.b, "nobody-asked"), 404, "unknown_request"),
+        (await backend.cancel(desk.b, "r", reason=7), 400, "bad_request"),
+        (await backend.cancel(desk.b, "r", reason="x" * 2001), 400, "bad_request"),
+        (await backend.cancel(desk.b, "r", if_no_viewer="yes"), 400, "bad_request"),
+        (await backend.cancel(desk.b, "r", if_no_viewers=True), 400, "bad_request"),
     ):
         assert (response.status_code, response.json()["code"]) == (status, code), response.text
+    lone = await http.post(
+        f"{desk.b.base}/permissions/{backend.session_id}/r/cancel",
+        headers=backend.headers | {"Content-Type": "application/json"},
+        content=b'{"reason":"\\ud800"}',
+    )
+    assert lone.status_code == 400, lone.text
     assert (await backend.claim(desk.b, "r", "w1")).json()["data"] == {"claimed": False}
     for data, status, code in (
         ({"request_id": "r", "tool_name": "bash", "parameters": {"cmd": "rm"}}, 409, "request_mismatch"),
