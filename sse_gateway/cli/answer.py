@@ -82,7 +82,7 @@ async def _list(gateway: Gateway) -> None:
     async with gateway:
         pending = await _pending(gateway)
     for number, request in enumerate(pending, 1):
-        for line in request_box(request, width=width(), number=number, count=len(pending)):
+        for line in request_box(request, width=width(), number=number, count=len(pending), by_id=True):
             click.echo(line)
         click.echo(f"request id: {show(request['request_id'])}")
     if not pending:

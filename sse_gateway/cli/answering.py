@@ -33,8 +33,8 @@ class Answering:
         self._gateway = gateway
         self._prompt = prompt
         self._open: dict[str, dict[str, Any]] = {}
-        # The request the question is about, and since when it has been on the screen.
-        self._shown: str | None = None
+        # The request the question is about, as it is on the screen, and since when.
+        self._shown: dict[str, Any] | None = None
         self._shown_at = 0.0
         self._sending: asyncio.Task[None] | None = None
 
@@ -59,7 +59,7 @@ class Answering:
 
     def typed(self, line: str) -> None:
         """Understand a line; what is not understood is said, and nothing is sent."""
-        request = self._open.get(self._shown or "")
+        request = self._shown
         if request is None or (self._sending is not None and not self._sending.done()):
             return
         if time.monotonic() - self._shown_at < MIN_SHOWN_SECONDS:
@@ -95,15 +95,14 @@ class Answering:
             self._show_next()
 
     def _show_next(self) -> None:
-        request_id = next(iter(self._open), None)
-        if request_id == self._shown:
+        request = next(iter(self._open.values()), None)
+        if request == self._shown:
+            # An event that brought the same id with other options would be another question.
             return
-        self._shown = request_id
-        if request_id is None:
-            self._prompt.ask("")
-            return
-        request = self._open[request_id]
+        self._shown = request
         self._prompt.ask("")
+        if request is None:
+            return
         for line in request_box(request, width=width(), count=len(self._open)):
             self._prompt.print(line)
         if self._prompt.interactive:
@@ -121,13 +120,15 @@ def _short(text: str) -> str:
 
 
 def read_answer(line: str, request: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the body of an answer: `y`, `n` or an option (number or id), then a reason; None for others."""
+    """Return the body of an answer: `y`, `n` or an option's number, then a reason; None for others.
+
+    Options have no other name here than the number on the screen: an id is the agent's, and may be another
+    option's number.
+    """
     word, _space, reason = line.strip().partition(" ")
     body: dict[str, Any] = {"request_id": request["request_id"]}
     options = request_options(request)
-    chosen = next(
-        (option for number, option in enumerate(options, 1) if word in (str(number), option["id"])), None
-    )
+    chosen = next((option for number, option in enumerate(options, 1) if word == str(number)), None)
     if word.lower() in _YES or word.lower() in _NO:
         body["approved"] = word.lower() in _YES
     elif chosen is not None:

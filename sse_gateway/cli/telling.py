@@ -104,15 +104,20 @@ def _named(data: dict[str, Any], *names: str) -> str:
     return " ".join(told)
 
 
-def request_box(request: dict[str, Any], *, width: int, number: int = 1, count: int = 1) -> list[str]:
-    """Tell a permission request in full, in a frame as wide as the terminal allows."""
+def request_box(
+    request: dict[str, Any], *, width: int, number: int = 1, count: int = 1, by_id: bool = False
+) -> list[str]:
+    """Tell a permission request in full, in a frame as wide as the terminal allows.
+
+    An option stands under the name that chooses it: its number, or `by_id` its id.
+    """
     width = max(MIN_WIDTH, min(width, 100))
     risk = str(request.get("risk_level", "?"))
     colour = _RISKS.get(risk, "yellow")
     which = f" {number} of {count}" if count > 1 else ""
     title = f" permission request{which} · {_cut(show(risk), MAX_RISK_COLUMNS)} risk "
     lines = [_edge("╭", title, "╮", width, colour)]
-    for text in _request_text(request):
+    for text in _request_text(request, by_id=by_id):
         for piece in wrap(text, width - 4):
             padding = " " * (width - 4 - columns(piece))
             lines.append(f"{click.style('│', fg=colour)} {piece}{padding} {click.style('│', fg=colour)}")
@@ -120,7 +125,7 @@ def request_box(request: dict[str, Any], *, width: int, number: int = 1, count: 
     return lines
 
 
-def _request_text(request: dict[str, Any]) -> list[str]:
+def _request_text(request: dict[str, Any], *, by_id: bool) -> list[str]:
     text = [click.style(show(request.get("tool_name", "?")), bold=True)]
     text += [show(request["title"])] if request.get("title") else []
     text += [show(line) for line in _text_of(request.get("description")).split("\n") if line]
@@ -128,9 +133,8 @@ def _request_text(request: dict[str, Any]) -> list[str]:
     # Indented JSON is how people read arguments; its line ends are ours, so each line is shown by itself.
     text += [show(line) for line in json.dumps(parameters, ensure_ascii=False, indent=2).splitlines()]
     for position, option in enumerate(request_options(request), 1):
-        text.append(
-            f"{position}) {show(option.get('label', option['id']))} [{show(option.get('kind', '?'))}]"
-        )
+        name = f"--option {show(option['id'])}:" if by_id else f"{position})"
+        text.append(f"{name} {show(option.get('label', option['id']))} [{show(option.get('kind', '?'))}]")
     identity = f"{show(request.get('request_id', '?'))} · until {clock(request.get('expires_at'))}"
     return [*text, click.style(identity, dim=True)]
 

@@ -137,7 +137,7 @@ def test_a_wide_text_is_wrapped_by_columns_and_keeps_its_colours() -> None:
 REQUEST = {
     "request_id": "r1",
     "args_digest": "sha256:x",
-    "options": [{"id": "a", "kind": "allow_session"}, {"id": "r", "kind": "reject_once"}],
+    "options": [{"id": "2", "kind": "allow_session"}, {"id": "r", "kind": "reject_once"}],
 }
 
 
@@ -148,8 +148,9 @@ REQUEST = {
         (" Yes  go on ", {"approved": True, "reason": "go on"}),
         ("n", {"approved": False}),
         ("no way", {"approved": False, "reason": "way"}),
-        ("1", {"approved": True, "option_id": "a"}),
-        ("r because", {"approved": False, "option_id": "r", "reason": "because"}),
+        ("1", {"approved": True, "option_id": "2"}),
+        ("2 because", {"approved": False, "option_id": "r", "reason": "because"}),
+        ("r", None),
         ("", None),
         ("3", None),
         ("yn", None),

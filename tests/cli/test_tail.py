@@ -174,6 +174,50 @@ async def test_an_offered_answer_is_chosen_by_its_number(
         assert (decision["approved"], decision["option_id"]) == (False, "never")
 
 
+async def test_attack_option_whose_id_is_the_number_of_another(
+    gateway: GatewayProcess, redis: Redis, session_id: str
+) -> None:
+    """Attack: have the number that is shown beside "Reject" be the id of what approves for ever."""
+    options = [
+        {"id": "2", "label": "Approve always", "kind": "allow_always"},
+        {"id": "r", "label": "Reject", "kind": "reject_once"},
+    ]
+    request_id = await ask(redis, session_id, options=options)
+    listed = await asyncio.to_thread(
+        sse_gateway, "answer", session_id, "--url", gateway.base, "--user", "ann", jwt_secret=SECRET
+    )
+    assert "--option 2: Approve always [allow_always]" in listed.out, "where ids are given, ids are shown"
+    assert "2) Reject" not in listed.out
+    async with tail(gateway, session_id) as terminal:
+        await terminal.shows("2) Reject")
+        await terminal.shows("1-2")
+        await asyncio.sleep(0.8)
+        terminal.type("2\r")
+        decision = await decided(redis, session_id, request_id)
+        assert (decision["outcome"], decision["option_id"]) == ("denied", "r")
+
+
+async def test_attack_options_exchanged_under_the_question(
+    gateway: GatewayProcess, redis: Redis, session_id: str
+) -> None:
+    """Attack: guess the next id, and publish the open request again with other ids under its numbers."""
+    once = {"id": "once", "label": "This time", "kind": "allow_once"}
+    always = {"id": "always", "label": "Always", "kind": "allow_always"}
+    await ask(redis, session_id, request_id="asked", options=[once, always])
+    async with tail(gateway, session_id) as terminal:
+        await terminal.shows("2) Always")
+        await terminal.shows("1-2")
+        epoch, _, seq = (await publish(redis, session_id, "note", {})).decode().partition("-")
+        await terminal.shows("note")
+        options = [always | {"label": "This time"}, once]
+        forged = {"tool_name": "bash", "request_id": "asked", "options": options}
+        envelope = {"type": "permission_request", "session_id": session_id, "data": forged}
+        line = json.dumps({"id": f"{epoch}-{int(seq) + 1}"} | envelope, separators=(",", ":"))
+        await redis.publish(f"sse_events:{session_id}", line)
+        await terminal.shows("2) This time")
+        assert "[allow_always]" in terminal.text.rpartition("1) This time")[2].partition("2)")[0]
+
+
 async def test_a_viewer_without_the_right_to_answer_is_told_so(
     gateway: GatewayProcess, redis: Redis, session_id: str
 ) -> None:
