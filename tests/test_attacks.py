@@ -307,6 +307,18 @@ async def test_attack_ticket_that_outgrows_its_token(
     assert (await http.post(f"{site.a.base}/ticket/{session_id}", headers=without)).status_code == 403
 
 
+async def test_attack_ticket_kept_until_its_token_is_over(
+    site: Site, http: httpx.AsyncClient, session_id: str
+) -> None:
+    """A ticket that is used once its token has expired, leeway and all, opens nothing, not for a second."""
+    over = int(time.time()) + 3
+    made = await ticket(http, site.a, session_id, exp=over - 30)
+    await until(lambda: time.time() >= over, "the end of the leeway")
+    for gateway in (site.a, site.b):
+        answer = await get(gateway.events(session_id, f"ticket={made}"))
+        assert code(answer) == (401, "token_expired")
+
+
 async def test_attack_ticket_made_up_or_read_from_redis(
     site: Site, http: httpx.AsyncClient, session_id: str
 ) -> None:
@@ -594,6 +606,12 @@ BOMBS: dict[str, tuple[str, str]] = {
         "",
     ),
     "many members": ('{"type":"note","data":{' + ",".join(f'"{n}":1' for n in range(20_000)) + "}}", ""),
+    "a request of many members": (
+        '{"type":"permission_request",'
+        + '"a":1,' * 40_000
+        + '"é😀":1,"data":{"tool_name":"bash","timestamp":"now"}}',
+        "",
+    ),
     "not UTF-8": ('{"type":"note","data":"\udc80"}', "malformed_json"),
     "half a surrogate": ('{"type":"note","data":"\\ud800"}', ""),
     "a byte order mark": ('\ufeff{"type":"note","data":{}}', "malformed_json"),

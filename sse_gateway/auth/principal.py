@@ -79,6 +79,10 @@ class Principal:
     def may(self, scope: str) -> bool:
         return scope in self.scopes
 
+    def expired(self, now: float) -> bool:
+        """Tell whether nothing may be done in this name any more, at `now` in Unix seconds."""
+        return now >= self.expires_at + self.leeway_seconds
+
     def deadline(self, now: float) -> float:
         """Return when a stream opened at `now` must be closed, in Unix seconds.
 

@@ -119,7 +119,7 @@ class Authenticator:
         digest = self._verified.digest(token)
         principal = self._verified.find(digest, generation=self._keys.generation)
         if principal is not None:
-            if self._clock() < principal.expires_at + principal.leeway_seconds:
+            if not principal.expired(self._clock()):
                 return principal
             self._verified.drop(digest)
         principal = await self._verify(token)

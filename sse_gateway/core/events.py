@@ -26,6 +26,7 @@ MOST_DIGITS = 4000
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _ESCAPING_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SPACES = re.compile(" *")
 _CONTROL_TO_SPACE = bytes.maketrans(bytes(range(32)), b" " * 32)
 
 
@@ -195,12 +196,12 @@ def member_place(line: bytes, name: str) -> slice | None:
     at = text.index("{") + 1
     while (key_at := text.find('"', at)) >= 0:
         key, at = decoder.raw_decode(text, key_at)
-        start = text.index(":", at) + 1
-        start += len(text[start:]) - len(text[start:].lstrip(" "))
+        start = _SPACES.match(text, text.index(":", at) + 1).end()
         _, at = decoder.raw_decode(text, start)
         if key == name:
-            found = slice(len(text[:start].encode()), len(text[:at].encode()))
-    return found
+            found = start, at
+    # Bytes are counted, and the text is copied, once and not for each member: there may be thousands.
+    return slice(*(len(text[:place].encode()) for place in found)) if found else None
 
 
 def _invalid(message: str) -> GatewayError:

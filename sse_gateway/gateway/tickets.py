@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from typing import Any
 
 from sse_gateway.auth import Principal
@@ -17,6 +18,7 @@ from sse_gateway.store.connection import Store
 
 TICKET_SECONDS = 30
 _TICKET_BYTES = 24
+_EXPIRED = "The token that this ticket was asked for with has expired; get a new one, and a new ticket."
 _SPENT = "The ticket was used, has expired or was made for another session; ask for a new one."
 
 
@@ -41,11 +43,11 @@ class Tickets:
         return ticket
 
     async def holder(self, ticket: str, session_id: str) -> Principal:
-        """Return whom a ticket speaks for without using it up, else raise `ticket_spent`."""
+        """Return whom a ticket speaks for without using it up, else raise `ticket_spent` or `token_expired`."""
         return _principal(await self._store.command("GET", self._store.keys.ticket(ticket)), session_id)
 
     async def redeem(self, ticket: str, session_id: str) -> None:
-        """Use a ticket up, else raise `ticket_spent`: of two who come with it, one gets through."""
+        """Use a ticket up, else raise as `holder` does: of two who come with it, one gets through."""
         _principal(await self._store.command("GETDEL", self._store.keys.ticket(ticket)), session_id)
 
 
@@ -53,10 +55,13 @@ def _principal(held: bytes | None, session_id: str) -> Principal:
     members: dict[str, Any] = json.loads(held) if held else {}
     if members.get("session") != session_id:
         raise AuthError("ticket_spent", _SPENT)
-    return Principal(
+    principal = Principal(
         user=members["user"],
         sessions=(session_id,),
         scopes=frozenset(members["scopes"]),
         expires_at=members["expires_at"],
         leeway_seconds=members["leeway_seconds"],
     )
+    if principal.expired(time.time()):
+        raise AuthError("token_expired", _EXPIRED)
+    return principal

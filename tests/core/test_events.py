@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -110,6 +111,22 @@ def test_a_members_own_bytes_are_found(line: bytes, expected: bytes | None) -> N
     """Only the top level counts, and the last of two equal names, as parsers have it."""
     place = member_place(line, "data")
     assert (line[place] if place is not None else None) == expected
+
+
+def test_a_members_place_is_found_in_time_that_grows_with_the_line() -> None:
+    """Attack: many members and one character that takes more than a byte, so that each look copies the line."""
+
+    def seconds(members: int) -> float:
+        line = b"{" + b'"a":1,' * members + '"é😀":1,"data":{}}'.encode()
+        took = []
+        for _ in range(5):
+            began_at = time.process_time()
+            member_place(line, "data")
+            took.append(time.process_time() - began_at)
+        return min(took)
+
+    # Four times the length took sixteen times as long.
+    assert seconds(40_000) < 8 * seconds(10_000)
 
 
 def test_times_are_what_browsers_read() -> None:
