@@ -26,7 +26,6 @@ MOST_DIGITS = 4000
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _ESCAPING_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_SPACES = re.compile(" *")
 _CONTROL_TO_SPACE = bytes.maketrans(bytes(range(32)), b" " * 32)
 
 
@@ -196,7 +195,9 @@ def member_place(line: bytes, name: str) -> slice | None:
     at = text.index("{") + 1
     while (key_at := text.find('"', at)) >= 0:
         key, at = decoder.raw_decode(text, key_at)
-        start = _SPACES.match(text, text.index(":", at) + 1).end()
+        start = text.index(":", at) + 1
+        while text[start] == " ":
+            start += 1
         _, at = decoder.raw_decode(text, start)
         if key == name:
             found = start, at

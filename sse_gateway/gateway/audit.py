@@ -2,17 +2,17 @@
 
 A gateway that takes a human's answer writes the line at once, and marks the decision in Redis. Every other
 way a request is settled (a deadline, the agent, a gateway that died before it could write) is heard by all
-gateways on the answers' channels, and the first to set the mark writes the line.
+gateways on the answers' channels; each asks Redis for it, and the first to set the mark writes the line.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
-import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from sse_gateway.core.errors import GatewayError, Unavailable
@@ -28,14 +28,17 @@ from sse_gateway.store.permissions import Permissions
 logger = logging.getLogger(__name__)
 
 MARK_SECONDS = 86400
-MOST_HEARD = 10_000
-"""Decisions on their way into the trail; more at a time are no people's."""
+MOST_SAID = 100
+"""Of one session, decisions that Redis is being asked for; its scripts allow no more to be open at once."""
+MOST_SAID_IN_ALL = 10_000
+MAX_AROUND_BYTES = 16 * 1024
+"""What a decision may have beside MAX_EVENT_BYTES: its time, or else a quoted reason that no human gave."""
 _PRECEDENCE_SECONDS = (2.0, 3.0)
 """How long the gateway that took a human's answer has to set its mark: it is busy, or dead."""
 _GATHER_SECONDS = (0.05, 0.1)
 _SPREAD_SECONDS = (0.05, 0.25)
 """Nobody has precedence at any other decision; but not all need ask in the same moment."""
-_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
+_LOOK_SECONDS = (0.8, 1.2)
 _RETRY_SECONDS = (0.3, 0.8)
 _TRIES = 100
 
@@ -47,8 +50,13 @@ class Audit:
         self._store = store
         self._permissions = permissions
         self._metrics = metrics
-        self._heard: set[str] = set()
-        """Marks of the decisions heard of and not dealt with yet."""
+        self._said: dict[str, set[str]] = {}
+        """Session → requests that are said to be decided, until Redis has been asked."""
+        self._said_in_all = 0
+        self._crowded: set[str] = set()
+        """Sessions of which more was said than can be asked for one by one."""
+        self._known: set[str] = set()
+        """Marks of true decisions that are being dealt with."""
         self._unmarked: list[str] = []
         """Marks of what was settled here that Redis has not been told of."""
         self._stopping = asyncio.Event()
@@ -65,30 +73,37 @@ class Audit:
         record_decision(session_id, decision, self._metrics)
         mark = self._store.keys.audited(session_id, decision["request_id"], decision["decided_at"])
         # What is heard of it now is no news.
-        self._heard.add(mark)
-        asyncio.get_running_loop().call_later(_PRECEDENCE_SECONDS[1], self._heard.discard, mark)
+        self._known.add(mark)
+        asyncio.get_running_loop().call_later(_PRECEDENCE_SECONDS[1], self._known.discard, mark)
         if not self._unmarked:
             self._tasks.spawn(self._mark(), name="audit marks")
         self._unmarked.append(mark)
 
-    def heard(self, session_id: str, decision: object) -> None:
-        """Take in what is said of a decision; Redis is asked before it is believed."""
-        if not isinstance(decision, dict) or len(self._heard) >= MOST_HEARD:
+    def heard(self, session_id: str, said: object) -> None:
+        """Take in what is said of a decision: anybody may say things on a channel.
+
+        Until Redis is asked nothing is believed, kept or marked. Where so much is said of a session that its
+        decisions could go under in it, those that it has are looked up instead.
+        """
+        if not isinstance(said, dict):
             return
-        request_id, decided_at = decision.get("request_id"), decision.get("decided_at")
-        if _INSTANT.fullmatch(str(decided_at)) is None:
-            return
+        request_id = str(said.get("request_id"))
         try:
             check_session_id(session_id)
-            check_request_id(str(request_id))
-            mark = self._store.keys.audited(session_id, str(request_id), str(decided_at))
+            check_request_id(request_id)
         except GatewayError:
             return
-        if mark not in self._heard:
-            self._heard.add(mark)
-            wait = _PRECEDENCE_SECONDS if decision.get("source") == "human" else _SPREAD_SECONDS
-            consider = self._consider(mark, session_id, str(request_id), str(decided_at), wait)
-            self._tasks.spawn(consider, name="audit")
+        requests = self._said.get(session_id, set())
+        mark = self._store.keys.audited(session_id, request_id, str(said.get("decided_at")))
+        if request_id in requests or mark in self._known:
+            return
+        if len(requests) < MOST_SAID and self._said_in_all < MOST_SAID_IN_ALL:
+            self._said.setdefault(session_id, requests).add(request_id)
+            self._said_in_all += 1
+            self._tasks.spawn(self._ask(session_id, request_id), name="audit")
+        elif session_id not in self._crowded and len(self._crowded) < MOST_SAID_IN_ALL:
+            self._crowded.add(session_id)
+            self._tasks.spawn(self._look(session_id), name="audit look")
 
     async def _mark(self) -> None:
         """Set the marks of what was settled here within a moment."""
@@ -103,40 +118,66 @@ class Audit:
                 return
             await self._pause(_RETRY_SECONDS)
 
-    async def _consider(
-        self, mark: str, session_id: str, request_id: str, decided_at: str, wait: tuple[float, float]
-    ) -> None:
-        await self._pause(wait)
+    async def _ask(self, session_id: str, request_id: str) -> None:
+        """Ask for the decision that was heard of, and deal with it if there is one."""
+        await self._pause(_SPREAD_SECONDS)
+        kept = None
+        try:
+            with contextlib.suppress(GatewayError):
+                kept = (await self._insist(self._permissions.request, session_id, request_id)).decision
+        finally:
+            requests = self._said[session_id]
+            requests.discard(request_id)
+            self._said_in_all -= 1
+            if not requests:
+                del self._said[session_id]
+        if kept is not None:
+            await self._consider(session_id, request_id, kept)
+
+    async def _look(self, session_id: str) -> None:
+        """Deal with the recent decisions of a session, at most once a second."""
+        await self._pause(_LOOK_SECONDS)
+        self._crowded.discard(session_id)
+        with contextlib.suppress(GatewayError):
+            recent = (await self._insist(self._permissions.pending, session_id)).recent
+            await asyncio.gather(
+                *(self._consider(session_id, item.request_id, item.decision) for item in recent)
+            )
+
+    async def _consider(self, session_id: str, request_id: str, kept: bytes) -> None:
+        """Write the line of a true decision, unless another gateway does."""
+        try:
+            decision = loads_kept(kept)
+            mark = self._store.keys.audited(session_id, request_id, decision["decided_at"])
+        except (ValueError, TypeError, KeyError):
+            # No script wrote this, but somebody who may write the session's keys.
+            return
+        if mark in self._known:
+            return
+        self._known.add(mark)
         # A name of its own for each attempt: a reply may be lost, and then the mark found is ours.
         attempt = secrets.token_hex(8).encode()
         try:
-            for _ in range(_TRIES):
-                try:
-                    found = await self._store.command("SET", mark, attempt, "NX", "GET", "EX", MARK_SECONDS)
-                    if found in (None, attempt):
-                        await self._write(session_id, request_id, decided_at)
-                except Unavailable:
-                    await self._pause(_RETRY_SECONDS)
-                else:
-                    return
-            logger.warning(
-                "a decision is not in the audit trail, since Redis was away for too long",
-                extra={"fields": {"session": session_id, "request_id": request_id}},
-            )
+            if decision.get("source") == "human":
+                await self._pause(_PRECEDENCE_SECONDS)
+            with contextlib.suppress(Unavailable):
+                found = await self._insist(
+                    self._store.command, "SET", mark, attempt, "NX", "GET", "EX", MARK_SECONDS
+                )
+                if found in (None, attempt):
+                    record_decision(session_id, decision, self._metrics)
         finally:
-            self._heard.discard(mark)
+            self._known.discard(mark)
 
-    async def _write(self, session_id: str, request_id: str, decided_at: str) -> None:
-        """Write the line if Redis knows the decision: anybody may say things on a channel."""
-        try:
-            request = await self._permissions.request(session_id, request_id)
-        except Unavailable:
-            raise
-        except GatewayError:
-            return
-        decision = loads_kept(request.decision) if request.decision is not None else {}
-        if decision.get("decided_at") == decided_at:
-            record_decision(session_id, decision, self._metrics)
+    async def _insist(self, ask: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        """Ask Redis until it answers; raises Unavailable, and says so, where it is away for too long."""
+        for _ in range(_TRIES):
+            try:
+                return await ask(*arguments)
+            except Unavailable:
+                await self._pause(_RETRY_SECONDS)
+        logger.warning("decisions are not in the audit trail, since Redis was away for too long")
+        raise Unavailable
 
     async def _pause(self, seconds: tuple[float, float]) -> None:
         """Wait a while, but not while stopping."""

@@ -43,7 +43,7 @@ class Tickets:
         return ticket
 
     async def holder(self, ticket: str, session_id: str) -> Principal:
-        """Return whom a ticket speaks for without using it up, else raise `ticket_spent` or `token_expired`."""
+        """Return whom a ticket speaks for without using it up; raises `ticket_spent` or `token_expired`."""
         return _principal(await self._store.command("GET", self._store.keys.ticket(ticket)), session_id)
 
     async def redeem(self, ticket: str, session_id: str) -> None:

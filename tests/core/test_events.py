@@ -114,7 +114,7 @@ def test_a_members_own_bytes_are_found(line: bytes, expected: bytes | None) -> N
 
 
 def test_a_members_place_is_found_in_time_that_grows_with_the_line() -> None:
-    """Attack: many members and one character that takes more than a byte, so that each look copies the line."""
+    """Attack: many members, and one character beyond ASCII, so that each look copies the line."""
 
     def seconds(members: int) -> float:
         line = b"{" + b'"a":1,' * members + '"é😀":1,"data":{}}'.encode()

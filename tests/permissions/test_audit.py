@@ -225,6 +225,28 @@ async def test_what_is_merely_said_on_a_channel_has_no_line(
     assert found["reason"] == "given up"
 
 
+@pytest.mark.parametrize("forged_sessions", [1, 200], ids=["the same session", "two hundred sessions"])
+async def test_attack_flood_of_forged_decisions(
+    desk: Desk, agent: Agent, session_id: str, forged_sessions: int
+) -> None:
+    """Audit: who may only PUBLISH keeps no true decision out of the trail, and leaves nothing in Redis."""
+    agent.ask(session_id, request_id="before")
+    agent.ask(session_id, request_id="after")
+    forged = {"source": "human", "outcome": "approved", "decided_at": "2026-01-01T00:00:00.000Z"}
+    names = [session_id, *(f"{session_id}-{n}" for n in range(1, forged_sessions))]
+    with desk.server.client.pipeline(transaction=False) as together:
+        for n in range(12_000):
+            said = json.dumps(forged | {"request_id": f"forged-{n}"})
+            together.publish(f"permission_response:{names[n % forged_sessions]}", said)
+        together.execute_command("FCALL", "sse_cancel", 1, session_id, "before")
+        together.execute()
+    agent.call("cancel", session_id, "after")
+    found = await one_each(desk.gateways, session_id, 2)
+    assert [line["request_id"] for line in found] == ["before", "after"]
+    marks = list(desk.server.client.scan_iter(f"sse:{{{session_id}*:audited:*", count=1000))
+    assert len(marks) == 2, marks
+
+
 @pytest.mark.chaos
 async def test_what_the_push_connection_missed_and_what_a_gateway_heard_last_have_their_lines(
     own_server: RedisProcess, gateways: Gateways, tab: Tab, session_id: str
