@@ -23,6 +23,7 @@ from sse_gateway.core.errors import GatewayError, Unavailable
 from sse_gateway.core.events import PlainEvent, check_plain, loads_strict
 from sse_gateway.core.keys import check_session_id
 from sse_gateway.core.wire import encode_event
+from sse_gateway.gateway.complaints import Complaints
 from sse_gateway.gateway.live import Live
 from sse_gateway.gateway.plain_requests import MINTED_PREFIX, PlainRequests
 from sse_gateway.gateway.turns import Turns
@@ -71,10 +72,15 @@ class Compat:
         """Session → its `lg-` requests heard since the last clear; the session heard of last at the end."""
         self._marks: dict[str, Callable[[], Awaitable[None]]] = {}
         """Mark of ours that is on its way → what to do in its turn."""
+        self._complaints = Complaints()
         self.channel = store.keys.old_events_channel.encode()
 
     def receive(self, payload: bytes) -> None:
         """Take a message `{session_id, type, data, timestamp}`."""
+        if len(payload) > self._max_event_bytes:
+            # More than an event may have: nothing of it is read.
+            self._metrics.malformed_received += 1
+            return
         try:
             message = loads_strict(payload)
             session_id = check_session_id(str(message["session_id"]))
@@ -83,7 +89,8 @@ class Compat:
             return
         kind = message.get("type")
         if kind == "permission_cleared":
-            self._turns.take(session_id, functools.partial(self._clear, session_id, payload, message))
+            clear = functools.partial(self._clear, session_id, payload, message)
+            self._turns.take(session_id, clear, held_bytes=len(payload))
         elif kind == "permission_request":
             self._receive_request(session_id, payload)
         elif kind == _MARK:
@@ -173,16 +180,18 @@ class Compat:
             event = check_plain(payload, session_id, max_bytes=self._max_event_bytes)
         except GatewayError as error:
             self._metrics.malformed_received += 1
-            logger.warning(
-                "dropped an old backend's permission request: %s",
-                error.message,
-                extra={"fields": {"session": session_id, "code": error.code}},
-            )
+            if self._complaints.is_news(session_id):
+                logger.warning(
+                    "dropped an old backend's permission request: %s",
+                    error.message,
+                    extra={"fields": {"session": session_id, "code": error.code}},
+                )
             return
         self._metrics.plain_received += 1
         request_id = self._requests.name(session_id, event)
         if request_id is not None:
-            self._turns.take(session_id, functools.partial(self._request, session_id, request_id, event))
+            ask = functools.partial(self._request, session_id, request_id, event)
+            self._turns.take(session_id, ask, held_bytes=len(payload))
 
     async def _request(self, session_id: str, request_id: str, event: PlainEvent) -> None:
         """Ask a request if somebody is watching here; who comes later finds it in its slot."""
@@ -241,7 +250,8 @@ class Compat:
         except Unavailable:
             raise
         except GatewayError as error:
-            if error.code not in ("unknown_request", "bad_request"):
+            known = error.code in ("unknown_request", "bad_request")
+            if not known and self._complaints.is_news(session_id):
                 logger.warning("an old backend's request could not be cancelled: %s", error.message)
             return False
         return True

@@ -23,7 +23,7 @@ from sse_gateway.delivery.hub import Hub
 from sse_gateway.delivery.limits import Limits
 from sse_gateway.delivery.stream import Carrier, Stream
 from sse_gateway.gateway.answers import Answers
-from sse_gateway.gateway.audit import Audit
+from sse_gateway.gateway.audit import MAX_AROUND_BYTES, Audit
 from sse_gateway.gateway.compat import Compat
 from sse_gateway.gateway.deadlines import Deadlines
 from sse_gateway.gateway.functions import Functions
@@ -259,7 +259,7 @@ class Gateway:
             self.compat.receive(payload)
             return
         session_id = self.keys.session_of_answers(channel.decode(errors="replace"))
-        if session_id is not None:
+        if session_id is not None and len(payload) <= self.settings.max_event_bytes + MAX_AROUND_BYTES:
             self.waits.wake(session_id)
             with contextlib.suppress(ValueError):
                 self.audit.heard(session_id, loads_kept(payload))

@@ -12,6 +12,7 @@ import logging
 
 from sse_gateway.core.errors import GatewayError, Unavailable
 from sse_gateway.core.events import PlainEvent, member_place
+from sse_gateway.gateway.complaints import Complaints
 from sse_gateway.gateway.turns import Turns
 from sse_gateway.metrics import Metrics
 from sse_gateway.store.permissions import Permissions
@@ -28,13 +29,15 @@ class PlainRequests:
         self._permissions = permissions
         self._turns = turns
         self._metrics = metrics
+        self._complaints = Complaints()
 
     def receive(self, session_id: str, event: PlainEvent) -> None:
         """Ask the request, in its turn."""
-        self._turns.take(session_id, functools.partial(self.ask, session_id, event))
+        ask = functools.partial(self.ask, session_id, event)
+        self._turns.take(session_id, ask, held_bytes=len(event.data))
 
     def name(self, session_id: str, event: PlainEvent) -> str | None:
-        """Return the id that the request has in every gateway; None, and a log line, if it can have none."""
+        """Return the id that the request has in every gateway; None, which is logged, if it can have none."""
         data = event.members.get("data")
         if isinstance(data, dict):
             if data.get("request_id"):
@@ -43,10 +46,11 @@ class PlainRequests:
                 digest = hashlib.sha256(session_id.encode() + _request_of(event)).hexdigest()
                 return MINTED_PREFIX + digest[:20]
         self._metrics.malformed_received += 1
-        logger.warning(
-            "dropped a published permission request without 'request_id' or 'data.timestamp'",
-            extra={"fields": {"session": session_id}},
-        )
+        if self._complaints.is_news(session_id):
+            logger.warning(
+                "dropped a published permission request without 'request_id' or 'data.timestamp'",
+                extra={"fields": {"session": session_id}},
+            )
         return None
 
     async def ask(self, session_id: str, event: PlainEvent) -> None:
@@ -62,11 +66,12 @@ class PlainRequests:
         except Unavailable:
             raise
         except GatewayError as error:
-            logger.warning(
-                "a published permission request was refused: %s",
-                error.message,
-                extra={"fields": {"session": session_id, "code": error.code}},
-            )
+            if self._complaints.is_news(session_id):
+                logger.warning(
+                    "a published permission request was refused: %s",
+                    error.message,
+                    extra={"fields": {"session": session_id, "code": error.code}},
+                )
 
 
 def _request_of(event: PlainEvent) -> bytes:
