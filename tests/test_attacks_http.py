@@ -339,6 +339,49 @@ async def test_attack_by_using_up_all_descriptors(target: Target, session_id: st
         gateway.close()
 
 
+async def test_attack_by_keeping_every_connection_alive(target: Target, session_id: str) -> None:
+    """One client that has a request served on each connection holds no place that another one needs."""
+    gateway = FewDescriptors(target.server.url)
+    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def served() -> bool:
+        """Open one more connection, and tell whether it is served."""
+        idle.append(await asyncio.open_connection("127.0.0.1", gateway.port))
+        reader, writer = idle[-1]
+        try:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            return (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        except (ConnectionError, asyncio.IncompleteReadError):
+            return False
+
+    try:
+        await gateway.start()
+        ask = {"request_id": "r", "tool_name": "bash"}
+        target.server.client.execute_command("FCALL", "sse_ask", 1, session_id, json.dumps(ask))
+        async with (
+            plain_client(timeout=30) as client,
+            await SSEStream.open(gateway.events(session_id), token=token(session_id=session_id)) as stream,
+        ):
+            await stream.ready()
+            # A call that waits, begun before all others: its connection is not idle.
+            url = f"{gateway.base}/permissions/{session_id}/r?wait=60"
+            waiting = asyncio.create_task(client.get(url, headers=bearer(session_id, scope="sse:publish")))
+            while len(idle) < 200 and await served():
+                pass
+            for _ in range(50):
+                await until(served, "another client to be served", seconds=10)
+            assert gateway.descriptors() < 150
+            metrics = await gateway.metrics()
+            assert metrics['sse_gateway_connections_cut_total{reason="idle"}'] >= 50
+            target.server.client.execute_command("FCALL", "sse_cancel", 1, session_id, "r")
+            assert (await waiting).json()["data"]["status"] == "decided"
+            await stream.message("permission_cleared")
+    finally:
+        for _, writer in idle:
+            writer.close()
+        gateway.close()
+
+
 async def test_attack_many_pipelined_requests(target: Target, session_id: str) -> None:
     """Thousands of requests in one go are answered in order, with little kept of them meanwhile."""
     before = target.gateway.rss_bytes()

@@ -53,6 +53,7 @@ STATUS: Mapping[str, int] = {
     "too_many_pending": 429,
     "too_many_requests": 429,
     "too_many_streams": 429,
+    "too_many_waits": 429,
     "headers_too_large": 431,
     # ours
     "internal_error": 500,

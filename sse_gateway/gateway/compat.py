@@ -96,7 +96,7 @@ class Compat:
         elif kind == _MARK:
             call = self._marks.pop(str(message.get("mark")), None)
             if call is not None:
-                self._turns.take(session_id, call)
+                self._turns.take(session_id, call, held_bytes=len(payload))
         elif (feed := self._live.feed_of(session_id)) is not None:
             self._live.receive(feed.channel, payload)
 

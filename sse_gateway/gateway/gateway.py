@@ -142,7 +142,7 @@ class Gateway:
             heartbeat_seconds=settings.heartbeat_seconds,
             on_live=self._repeat_warnings,
         )
-        self.waits = Waits(self.permissions, history=self.history)
+        self.waits = Waits(self.permissions, history=self.history, most=max_streams // 4)
         self.compat: Compat | None = None
         if settings.simple_notifier_compat:
             self.compat = Compat(

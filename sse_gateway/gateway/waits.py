@@ -9,23 +9,33 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from datetime import datetime
 from typing import Any
 
-from sse_gateway.core.errors import Unavailable
+from sse_gateway.core.errors import GatewayError, Unavailable
 from sse_gateway.store.history import History
 from sse_gateway.store.permissions import Permissions
 
 LOOK_SECONDS = 5.0
+MOST_WAITS = 5000
+"""In a process, whatever descriptors it has: each looks at Redis every few seconds."""
+_TRY_AGAIN_SECONDS = 5.0
 _AFTER_DEADLINE_SECONDS = (0.01, 0.05)
 _RETRY_SECONDS = (0.3, 0.8)
 
 
 class Waits:
-    """Wait for decisions of any number of requests."""
+    """Wait for decisions of any number of requests.
 
-    def __init__(self, permissions: Permissions, *, history: History) -> None:
+    At most `most` wait at once, and half as many of one user: each holds a connection for up to a minute.
+    """
+
+    def __init__(self, permissions: Permissions, *, history: History, most: int) -> None:
         self._permissions = permissions
+        self._most = min(max(most, 2), MOST_WAITS)
+        self._users: Counter[str] = Counter()
+        """User → how many wait in his name."""
         self._history = history
         self._waiting: dict[str, set[asyncio.Event]] = {}
         """Session → who waits for a decision of it."""
@@ -46,21 +56,39 @@ class Waits:
         self._over = True
         self.wake_all()
 
-    async def decision(self, session_id: str, request_id: str, *, seconds: float) -> dict[str, Any]:
+    async def decision(
+        self, session_id: str, request_id: str, *, seconds: float, user: str
+    ) -> dict[str, Any]:
         """Return how the request stands once it is settled, or after `seconds` (or `end`) if it still is not.
 
-        Raises `unknown_request`, and Unavailable when Redis cannot be asked at the beginning or at the end;
-        in between it may come and go.
+        Raises `unknown_request`, `too_many_waits`, and Unavailable when Redis cannot be asked at the
+        beginning or at the end; in between it may come and go.
         """
+        if seconds:
+            self._check(user)
         event = asyncio.Event()
         self._waiting.setdefault(session_id, set()).add(event)
+        self._users[user] += 1
         try:
             return await self._decision(event, session_id, request_id, seconds)
         finally:
+            self._users[user] -= 1
+            if not self._users[user]:
+                del self._users[user]
             waiting = self._waiting[session_id]
             waiting.discard(event)
             if not waiting:
                 del self._waiting[session_id]
+
+    def _check(self, user: str) -> None:
+        full = self._users.total() >= self._most
+        if full or self._users[user] >= self._most // 2:
+            raise GatewayError(
+                "too_many_waits",
+                f"Too many wait for decisions {'here' if full else 'in the name of this user'}; ask without "
+                "'wait', or in a few seconds.",
+                retry_after=_TRY_AGAIN_SECONDS,
+            )
 
     async def _decision(
         self, event: asyncio.Event, session_id: str, request_id: str, seconds: float

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any, Protocol
 
 from aiohttp import HttpVersion10, HttpVersion11, web
@@ -23,6 +24,10 @@ from sse_gateway.web.replies import failure, refusal_of
 
 logger = logging.getLogger(__name__)
 
+IDLE_SECONDS = 1.0
+"""How long ago a request must have been served for its connection to be idle: its answer has left by then."""
+MOST_LOOKED_AT = 100
+"""How many connections are looked at for one that is idle, so that a new one costs no more where none is."""
 HEAD_SECONDS = 10.0
 """How long a request's head may take, counted from the connection or from its first byte."""
 CLOSE_SECONDS = 5.0
@@ -76,6 +81,8 @@ class Connections:
         self._count = 0
         self._heads: dict[web.RequestHandler, asyncio.TimerHandle] = {}
         """Connections whose next request has begun, or that never sent one, and when their time is up."""
+        self._idle: dict[web.RequestHandler, float] = {}
+        """Connections with nothing under way, and since when; the longest idle first."""
         self._busy: set[web.RequestHandler] = set()
         """Connections with a request in a handler."""
         self._streams: dict[web.RequestHandler, int] = {}
@@ -85,10 +92,13 @@ class Connections:
         """Handed-over streams that are over, as long as their last bytes are on their way."""
 
     def made(self, connection: web.RequestHandler) -> None:
-        """Begin to wait for a first request, unless the last descriptors are at stake."""
+        """Begin to wait for a first request, unless the last descriptors are at stake.
+
+        Who is idle makes room: otherwise one client could hold every place by a request a minute on each.
+        """
         self._count += 1
         handed_over = max(0, self._streams_open() - len(self._streams))
-        if self._count + handed_over > self._most:
+        if self._count + handed_over > self._most and not self._make_room():
             self._end(connection, "too_many")
             return
         self._wait_for_head(connection)
@@ -114,6 +124,7 @@ class Connections:
     def began(self, connection: web.RequestHandler) -> None:
         """Note that a request is whole as far as its head goes."""
         self._busy.add(connection)
+        self._idle.pop(connection, None)
         timer = self._heads.pop(connection, None)
         if timer is not None:
             timer.cancel()
@@ -121,6 +132,8 @@ class Connections:
     def ended(self, connection: web.RequestHandler) -> None:
         """Note that a request was served."""
         self._busy.discard(connection)
+        if connection.transport is not None and connection not in self._streams:
+            self._idle[connection] = asyncio.get_running_loop().time()
 
     def streams(self, connection: web.RequestHandler) -> None:
         """Note that what a connection carries from now on is a stream, behind which nothing is served."""
@@ -151,7 +164,21 @@ class Connections:
         response.force_close()
         return response
 
+    def _make_room(self) -> bool:
+        """Cut the connection that has been idle for longest; tell whether there was one."""
+        latest = asyncio.get_running_loop().time() - IDLE_SECONDS
+        for connection, since in islice(self._idle.items(), MOST_LOOKED_AT):
+            if since > latest:
+                break
+            transport = connection.transport
+            if transport is not None and not transport.get_write_buffer_size():
+                del self._idle[connection]
+                self._end(connection, "idle")
+                return True
+        return False
+
     def _wait_for_head(self, connection: web.RequestHandler) -> None:
+        self._idle.pop(connection, None)
         self._heads[connection] = asyncio.get_running_loop().call_later(
             self._head_seconds, self._end, connection, "slow_head"
         )

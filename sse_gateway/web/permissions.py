@@ -64,10 +64,10 @@ async def overview(request: web.Request) -> web.Response:
 async def decision(request: web.Request) -> web.Response:
     """Return one request's standing, waiting up to `?wait=` seconds for its decision."""
     session_id = session_of(request)
-    await require(request, session_id, PUBLISH)
+    principal = await require(request, session_id, PUBLISH)
     return success(
         await request.app[GATEWAY].waits.decision(
-            session_id, _request_id(request), seconds=_wait_seconds(request)
+            session_id, _request_id(request), seconds=_wait_seconds(request), user=principal.user
         )
     )
 

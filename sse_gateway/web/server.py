@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 BACKLOG = 4096
 """aiohttp's default of 128 costs a second at the first thousand reconnects."""
 KEEPALIVE_SECONDS = 75.0
+"""Longer than a proxy keeps an idle connection (nginx and ALB 60 s): it must not send an answer's POST on one
+that is just being closed. Whoever holds many makes room when places run out (`Connections`)."""
 
 
 def main(settings: Settings, *, ready: Callable[[str], None] | None = None) -> None:

@@ -209,7 +209,7 @@ VALUES: dict[str, set[str]] = {
     "resets": {"trimmed", "epoch", "rolled_back", "ahead", "malformed"},
     "auth_failures": {*STATUS},
     "requests_refused": {*STATUS},
-    "connections_cut": {"too_many", "slow_head", "slow_body", "stray_bytes"},
+    "connections_cut": {"too_many", "idle", "slow_head", "slow_body", "stray_bytes"},
 }
 
 
@@ -306,6 +306,7 @@ async def test_each_refusal_is_counted_once_under_its_own_code(
         max_streams_per_session=1,
         trusted_proxies=["127.0.0.1"],
         call_rate_per_client=0.005,
+        max_streams=8,
     )
     await tab(gateway, session_id)
     rights = bearer(session_id, scope="sse:read sse:respond sse:publish")
@@ -350,6 +351,19 @@ async def test_each_refusal_is_counted_once_under_its_own_code(
     once = rights | {"Idempotency-Key": "k"}
     assert (await http.post(f"{gateway.base}/{publishing}", json=event, headers=once)).status_code == 200
     await check("idempotency_mismatch", "POST", publishing, json={**event, "data": 1}, headers=once)
+    site.ask(late, request_id="awaited")
+    url = f"{gateway.base}/permissions/{late}/awaited"
+    agent = bearer(late, scope="sse:publish")
+    # A quarter of eight streams may wait, and half of that for one user: of two calls one is refused.
+    calls = [asyncio.create_task(http.get(f"{url}?wait=60", headers=agent)) for _ in range(2)]
+    (answered,), (waiting,) = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    assert (answered.result().status_code, answered.result().json()["code"]) == (429, "too_many_waits")
+    assert int(answered.result().headers["Retry-After"]) > 0
+    refused.append("too_many_waits")
+    assert (await http.get(url, headers=agent)).status_code == 200
+    site.call("sse_cancel", late, "awaited")
+    assert (await waiting).json()["data"]["status"] == "decided"
+    assert (await http.get(f"{url}?wait=60", headers=agent)).status_code == 200
     await check("unknown_request", "POST", answering, json={"approved": True, "request_id": "nobody-asked"})
     await check(
         "no_pending_permission",
