@@ -13,9 +13,11 @@ from typing import Any
 import click
 
 from sse_gateway.cli.options import SettingsCommand, settings_from, settings_options
+from sse_gateway.cli.redis import REDIS_SETTINGS, open_store
 from sse_gateway.cli.refusal import Misuse, Refusal
 from sse_gateway.config import Settings
 from sse_gateway.config.forms import SCOPES
+from sse_gateway.core.errors import GatewayError
 
 LONGEST_TTL_SECONDS = 10 * 365 * 24 * 3600
 _TTL = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
@@ -40,7 +42,7 @@ EXAMPLES = (
     "export SSE_GATEWAY_JWT_SECRET_FILE=/run/secrets/jwt",
     "sse-gateway token --user ann --session s1 --ttl 8h",
     "TOKEN=$(sse-gateway token -u worker -s '*' --scope sse:publish)",
-    'sse-gateway token --explain "$TOKEN" --session s1',
+    'sse-gateway token --explain - --session s1 <<<"$TOKEN"',
 )
 
 
@@ -65,9 +67,16 @@ EXAMPLES = (
     "--ttl", default="1h", show_default=True, metavar="TIME", help="How long it is good: 90s, 30m, 8h, 7d."
 )
 @click.option(
-    "--explain", metavar="TOKEN", help="Do not mint: say which rule lets TOKEN into the session, or not."
+    "--explain",
+    metavar="TOKEN",
+    help="Do not mint: say which rule lets TOKEN into the session, or not; `-` reads it from standard input.",
 )
-@settings_options(KEY_SETTINGS)
+@click.option(
+    "--owner",
+    metavar="USER",
+    help="With --explain: who owns the session. Default: Redis is asked, where a Redis URL is configured.",
+)
+@settings_options((*KEY_SETTINGS, *REDIS_SETTINGS))
 def command(
     *,
     user: str | None,
@@ -75,6 +84,7 @@ def command(
     scopes: tuple[str, ...],
     ttl: str,
     explain: str | None,
+    owner: str | None,
     config: Path | None,
     **flags: Any,
 ) -> None:
@@ -85,8 +95,11 @@ def command(
     """
     settings = settings_from(flags, config, needs=("key",))
     if explain is not None:
-        _explain(settings, explain, sessions)
+        token = click.get_text_stream("stdin").read() if explain == "-" else explain
+        _explain(settings, token.strip(), sessions, owner)
         return
+    if owner is not None:
+        raise Misuse("--owner goes with --explain: a token names no owner.")
     if user is None:
         raise Misuse("--user is missing: a token speaks for somebody.", hint="add --user ann")
     token = mint(settings, user=user, sessions=sessions, scopes=scopes, ttl_seconds=read_ttl(ttl))
@@ -157,7 +170,7 @@ def _reach(settings: Settings, sessions: tuple[str, ...]) -> dict[str, Any]:
     return {settings.jwt_sessions_claim: list(sessions)} if sessions else {}
 
 
-def _explain(settings: Settings, token: str, sessions: tuple[str, ...]) -> None:
+def _explain(settings: Settings, token: str, sessions: tuple[str, ...], owner: str | None) -> None:
     from sse_gateway.auth import Authenticator, Finding, KeySettingError  # noqa: PLC0415
 
     if len(sessions) != 1:
@@ -166,7 +179,8 @@ def _explain(settings: Settings, token: str, sessions: tuple[str, ...]) -> None:
     async def findings() -> list[Finding]:
         authenticator = Authenticator(settings)
         try:
-            return await authenticator.explain(token.strip(), sessions[0])
+            known = owner if owner is not None else await _owner(settings, sessions[0])
+            return await authenticator.explain(token, sessions[0], known)
         finally:
             await authenticator.close()
 
@@ -179,3 +193,17 @@ def _explain(settings: Settings, token: str, sessions: tuple[str, ...]) -> None:
         click.echo(f"{mark} {finding.rule:<20} {finding.text}")
     if not found[-1].ok:
         raise click.exceptions.Exit(1)
+
+
+async def _owner(settings: Settings, session: str) -> str | None:
+    """Return the session's owner if there is a Redis to be asked; what keeps it from answering is told."""
+    from sse_gateway.store.history import History  # noqa: PLC0415
+
+    if settings.redis_url is None:
+        return None
+    try:
+        async with open_store(settings) as store:
+            return (await History(store).status(session)).owner
+    except GatewayError as error:
+        click.secho(f"the session's owner is not known: {error.message}", dim=True, err=True)
+        return None

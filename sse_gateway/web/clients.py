@@ -70,7 +70,8 @@ class Clients:
             self._warned = True
             logger.warning(
                 "X-Forwarded-For is not believed: TRUSTED_PROXIES does not name its sender, so if that is a "
-                "proxy, its clients count as one",
+                "proxy, its clients %s",
+                "have no rate by address" if peer.is_loopback else "count as one",
                 extra={"fields": {"sender": visible(str(peer))}},
             )
 

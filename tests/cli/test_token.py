@@ -9,6 +9,7 @@ import jwt
 import pytest
 
 from tests.cli.command import sse_gateway
+from tests.support.servers import RedisProcess
 from tests.support.tokens import SECRET, authenticator, public_pem, token
 
 
@@ -74,3 +75,31 @@ def test_explain_says_which_rule_lets_a_token_in_or_keeps_it_out() -> None:
     assert "✓ verdict" in inside.out
     assert "✗ verdict" in outside.out
     assert mine not in inside.out + outside.out + outside.err
+
+
+def test_explain_takes_the_token_from_standard_input_and_the_owner_from_whoever_knows(
+    server: RedisProcess, session_id: str
+) -> None:
+    """A token that only ownership lets in is not said to be kept out, and need not stand in argv."""
+    mine = token(sub="ann")
+    words = ("token", "--explain", "-", "--session", session_id)
+    told = {
+        "nobody": sse_gateway(*words, stdin=mine.encode(), jwt_secret=SECRET),
+        "the flag": sse_gateway(*words, "--owner", "ann", stdin=f"{mine}\n".encode(), jwt_secret=SECRET),
+        "another": sse_gateway(*words, "--owner", "bob", stdin=mine.encode(), jwt_secret=SECRET),
+    }
+    assert {who: done.code for who, done in told.items()} == {"nobody": 1, "the flag": 0, "another": 1}
+    assert "let in by: owner" in told["the flag"].out
+    assert "the session's owner is not known here" in told["nobody"].out
+    assert "the owner is 'bob'" in told["another"].out
+    asked = sse_gateway(
+        *("ask", session_id, "--tool", "bash", "--owner", "ann", "--timeout", "1"), redis_url=server.url
+    )
+    assert asked.code == 2, asked
+    by_redis = sse_gateway(*words, stdin=mine.encode(), jwt_secret=SECRET, redis_url=server.url)
+    assert by_redis.code == 0, by_redis
+    assert "✓ owner" in by_redis.out
+    away = sse_gateway(*words, stdin=mine.encode(), jwt_secret=SECRET, redis_url="redis://127.0.0.1:1")
+    assert away.code == 1
+    assert "owner is not known" in away.err
+    assert mine not in "".join(done.out + done.err for done in (*told.values(), by_redis, away))

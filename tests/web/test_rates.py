@@ -192,12 +192,23 @@ async def test_too_many_streams_of_an_address_are_sent_away_to_come_back(
 async def test_an_unknown_proxy_is_told_of_once(
     site: Site, gateways: Gateways, http: httpx.AsyncClient, session_id: str
 ) -> None:
-    """Whoever forgot TRUSTED_PROXIES finds out why all clients count as one."""
-    gateway = await gateways(site.server)
+    """Whoever forgot TRUSTED_PROXIES finds out; on the same machine nobody is limited by address then."""
+    gateway = await gateways(site.server, call_rate_per_client=ONE_CALL)
     for n in range(3):
         assert (await call(http, gateway, session_id, f"203.0.113.{n}")).status_code == 200
     (line,) = gateway.logs("X-Forwarded-For is not believed")
     assert (line["level"], line["sender"]) == ("warning", LOOPBACK)
+    assert line["message"].endswith("its clients have no rate by address")
+
+
+def test_an_unknown_proxy_of_another_machine_is_told_that_its_clients_count_as_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """They do: what it says of them may be anybody's invention."""
+    clients = Clients([])
+    request = make_mocked_request("GET", "/", headers={"X-Forwarded-For": "203.0.113.9"})
+    assert clients.address_of(request.clone(remote="192.0.2.1")) == "192.0.2.1"
+    assert caplog.messages[0].endswith("its clients count as one")
 
 
 async def test_each_answer_has_its_request_s_id(
