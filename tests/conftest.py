@@ -121,6 +121,13 @@ def nothing_left_behind() -> Iterator[None]:
 
 
 @pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """Pytest's own, whose logs are searched for tokens too."""
+    yield tmp_path
+    leaks.search(tmp_path)
+
+
+@pytest.fixture
 def scale() -> Callable[[int, int], int]:
     """Return the count for this mode: `scale(small, full)`."""
     return scaled

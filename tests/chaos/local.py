@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +16,7 @@ from sse_gateway.config import Settings
 from sse_gateway.gateway import Gateway
 from sse_gateway.metrics import Metrics
 from sse_gateway.web.app import make_app
+from tests.support import leaks
 from tests.support.gateway import BASE_PATH
 from tests.support.ports import free_port
 from tests.support.tokens import SECRET
@@ -59,9 +62,15 @@ async def local_gateway(
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     port = free_port()
+    # It logs into this process, so its lines are kept to be searched as those of a process of its own are.
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    logging.getLogger("sse_gateway").addHandler(handler)
     try:
         await web.TCPSite(runner, "127.0.0.1", port).start()
         await until(lambda: not gateway.not_ready(), "the gateway to be ready")
         yield LocalGateway(gateway, port)
     finally:
         await runner.cleanup()
+        logging.getLogger("sse_gateway").removeHandler(handler)
+        leaks.look("local gateway", said.getvalue())

@@ -1,8 +1,10 @@
 """Find tokens and tickets in the logs of everything the tests start: gateways, proxies, servers.
 
 Whatever gives access is noted as it is made (`noted`), and each log is searched before its folder is removed
-(`search`). A worker knows the tokens of its own tests, and those are the ones that its processes were given.
-What is found is written to a folder that all workers share, and the run fails at its end (`report`).
+(`search`), as is what commands print (`look`). A worker knows the tokens of its own tests, and those are the
+ones that its processes were given. What processes make for themselves (a command its token, a page its
+ticket) is known by its form alone, so it is found where it stands whole. What is found is written to a folder
+that all workers share, and the run fails at its end (`report`).
 
 A secret is recognised by any `REACH` characters in a row of it. To that end every `STEP`-th window of
 `WINDOW` characters is remembered, and every window of a log is looked up.
@@ -21,6 +23,8 @@ WINDOW = 16
 STEP = 8
 REACH = WINDOW + STEP - 1
 _RUN = re.compile(rf"[A-Za-z0-9_-]{{{WINDOW},}}")
+_FORM = re.compile(r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{16,}|\b(?:token|ticket)=[\w-]{24,}")
+"""A signed token, and what an address has in these parameters."""
 _FOUND = "leaks.jsonl"
 _SEARCHED = "searched.jsonl"
 
@@ -59,14 +63,19 @@ def found_in(text: str) -> dict[str, str]:
 def search(folder: Path) -> None:
     """Search the logs in a folder that is about to be removed."""
     for log in sorted(folder.glob("*.log")):
-        text = log.read_text(errors="replace")
-        lines = [
-            {"log": f"{folder.name}/{log.name}", "test": owner, "line": line[:400]}
-            for piece, owner in found_in(text).items()
-            for line in [next(line for line in text.splitlines() if piece in line)]
-        ]
-        _write(_FOUND, lines[:20])
-        _write(_SEARCHED, [{"log": log.name, "bytes": len(text)}])
+        look(f"{folder.name}/{log.name}", log.read_text(errors="replace"))
+
+
+def look(name: str, text: str) -> None:
+    """Search what was written somewhere, under a name by which it is told."""
+    found = dict.fromkeys(_FORM.findall(text), "a process of this run") | found_in(text)
+    lines = [
+        {"log": name, "test": owner, "line": line[:400]}
+        for piece, owner in found.items()
+        for line in [next(line for line in text.splitlines() if piece in line)]
+    ]
+    _write(_FOUND, lines[:20])
+    _write(_SEARCHED, [{"log": name, "bytes": len(text)}])
 
 
 def report() -> tuple[str, list[str]]:

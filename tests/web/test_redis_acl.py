@@ -21,6 +21,7 @@ from sse_gateway.store.library import Library
 from tests.agent.people import People
 from tests.support import acl
 from tests.support.acl import PASSWORDS, AclServer
+from tests.support.leaks import noted
 from tests.support.modes import missing
 from tests.support.servers import KINDS, Kind, binary
 from tests.support.topologies import Cluster
@@ -98,7 +99,7 @@ async def test_a_gateway_needs_all_of_its_rights_and_no_other(
         assert answer.status_code == 200, answer.text
         return answer.json()["data"]
 
-    ticket = (await call("POST", f"ticket/{session_id}"))["ticket"]
+    ticket = noted((await call("POST", f"ticket/{session_id}"))["ticket"])
     stream = await tab(gateway, session_id, f"ticket={ticket}", token=None)
     for number in range(52):
         data = {"status": "executing", "tool_call_id": f"call-{number}"}
