@@ -95,7 +95,7 @@ def command(
     """
     settings = settings_from(flags, config, needs=("key",))
     if explain is not None:
-        token = click.get_text_stream("stdin").read() if explain == "-" else explain
+        token = sys.stdin.read() if explain == "-" else explain
         _explain(settings, token.strip(), sessions, owner)
         return
     if owner is not None:
