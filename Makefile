@@ -72,7 +72,7 @@ lock: ## renew requirements.lock from pyproject.toml (needs uv); ARGS=--upgrade 
 		-o bench/requirements.lock $(ARGS) pyproject.toml
 
 audit: install ## ask the advisory database about the locked versions (without a network it says so and goes on)
-	@$(BIN)/python scripts/audit.py requirements.lock
+	@$(BIN)/python scripts/audit.py requirements.lock bench/requirements.lock scripts/redis5.lock
 
 bench: install $(BENCH_STAMP) ## measure beside others, a quick pass in minutes; FULL=1 for docs/performance/
 	@$(BIN)/python -m bench $(if $(FULL),--full) $(ARGS)

@@ -81,18 +81,49 @@ async def test_a_vulnerability_that_is_known_fails(database: Database, tmp_path:
     assert said.startswith("hiredis 3.0.0: TEST-2026-1, fixed in 3.0.1\n")
 
 
-@pytest.mark.parametrize("status", [None, 503, 403])
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        (None, "cannot be reached ("),
+        (503, "is in trouble (status 503)"),
+        (403, "was reached, but it or a proxy before it refuses us (status 403)"),
+    ],
+)
 async def test_without_the_database_it_says_so_and_goes_on(
-    database: Database, tmp_path: Path, status: int | None
+    database: Database, tmp_path: Path, status: int | None, why: str
 ) -> None:
-    """No network, an outage or a proxy that lets nobody out: a clear line, and no failure."""
+    """No network, an outage or a proxy that lets nobody out: a line that says which, and no failure."""
     if status is None:
         database.url = f"http://127.0.0.1:{free_port()}/v1/query"
     else:
         database.status = status
     code, said = await audit(tmp_path, database)
     assert code == 0
-    assert said.startswith("==> NOT AUDITED: cannot reach the advisory database http://127.0.0.1:")
+    assert said.startswith(f"==> NOTHING WAS AUDITED: the advisory database {database.url} {why}")
+    assert said.count("\n") == 1
+    assert "locked packages audited" not in said
+
+
+async def test_a_question_that_the_database_does_not_take_fails(database: Database, tmp_path: Path) -> None:
+    """That is no want of a network, but a fault of ours."""
+    database.status = 400
+    code, _ = await audit(tmp_path, database)
+    assert code == 1
+
+
+async def test_the_locks_of_this_project_can_be_audited_together(database: Database) -> None:
+    """They share most of their packages, one of them in two versions, and `make audit` passes them all."""
+    makefile = (ROOT / "Makefile").read_text()
+    locks = next(line for line in makefile.splitlines() if "scripts/audit.py" in line).split()[2:]
+    assert set(locks) == {"requirements.lock", "bench/requirements.lock", "scripts/redis5.lock"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "scripts/audit.py", *locks, "--database", database.url,
+        cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    said, _ = await process.communicate()
+    assert process.returncode == 0, said
+    assert said.startswith(b"==> "), said
+    assert len(set(database.asked)) > 100
 
 
 async def test_a_lock_that_cannot_be_audited_fails(database: Database, tmp_path: Path) -> None:
