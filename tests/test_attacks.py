@@ -245,7 +245,10 @@ async def test_attack_token_where_no_token_belongs(
 
 
 async def test_attack_two_tokens_at_once(site: Site, session_id: str) -> None:
-    """With two tokens a proxy may have judged the one and the gateway the other: neither counts."""
+    """With two in one place a proxy may have judged the one and the gateway the other: neither counts.
+
+    Beside a header the query counts for nothing, so that a good token there does not help a bad one.
+    """
     good, other = token(session_id=session_id), token(session_id="other")
     for first, second in ((good, other), (other, good), (good, good)):
         head = f"GET {BASE_PATH}/health/{session_id} HTTP/1.1\r\nHost: x\r\n"
@@ -385,6 +388,97 @@ async def test_attack_line_ends_in_an_event(
     assert stream.parser.retry != 1
     assert stream.parser.last_event_id.endswith("-1" if way == "plain" else f"-{sent + 1}")
     assert not stream.parser.complaints
+
+
+INJECTED = f"x{LOOSE}data: y\nid: 6666666666-6\nevent: closing\nretry: 1\n\n: z"
+UNTAKEN: dict[str, dict[str, Any]] = {
+    "type": {"type": INJECTED, "data": {}},
+    "session_id": {"type": "note", "session_id": INJECTED, "data": {}},
+    "id": {"type": "note", "id": INJECTED, "data": {}},
+    "request_id": {"type": "permission_request", "data": {"tool_name": "bash", "request_id": INJECTED}},
+    "option id": {
+        "type": "permission_request",
+        "data": {
+            "tool_name": "bash",
+            "request_id": "r",
+            "options": [{"id": INJECTED, "label": "x", "kind": "allow_once"}],
+        },
+    },
+    "option kind": {
+        "type": "permission_request",
+        "data": {
+            "tool_name": "bash",
+            "request_id": "r",
+            "options": [{"id": "x", "label": "x", "kind": INJECTED}],
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("field", UNTAKEN)
+async def test_attack_line_ends_where_a_name_belongs(
+    site: Site, http: httpx.AsyncClient, streams: list[SSEStream], session_id: str, field: str
+) -> None:
+    """SSE injection: what becomes a name is refused with line ends in it, whichever way it comes."""
+    event = json.dumps(UNTAKEN[field])
+    stream = await watch(streams, site.b, session_id)
+    headers = bearer(session_id, scope=ALL) | {"Content-Type": "application/json"}
+    answer = await http.post(f"{site.b.base}/publish/{session_id}", headers=headers, content=event)
+    assert answer.status_code == 400, answer.text
+    assert "\n" not in answer.text
+    with pytest.raises(Exception, match="SSE_"):
+        site.call("sse_publish", session_id, event)
+    site.say(session_id, event)
+    site.publish(session_id, "last")
+    await stream.message("last")
+    assert [event.type for event in stream.events] == ["ready", "message"]
+    assert not stream.parser.complaints
+
+
+@pytest.mark.parametrize("transport", ["aiohttp", "handover"])
+async def test_attack_line_ends_in_every_text(
+    site: Site, http: httpx.AsyncClient, streams: list[SSEStream], session_id: str, transport: str
+) -> None:
+    """SSE injection: times, members, and the texts of requests and answers reach the page as they are.
+
+    Live, in a replay, and as a request that is settled.
+    """
+    gateway = site.a if transport == "aiohttp" else site.b
+    stream = await watch(streams, gateway, session_id)
+    site.publish(session_id, "note", INJECTED, timestamp=INJECTED, **{INJECTED: INJECTED})
+    texts = ("tool_name", "title", "description", "tool_call_id")
+    label = {"label": INJECTED}
+    for request_id in ("answered", "withdrawn"):
+        options = [{"id": "no", "kind": "reject_once"} | label, {"id": "yes", "kind": "allow_once"} | label]
+        request = dict.fromkeys(texts, INJECTED) | {"request_id": request_id, "options": options}
+        site.ask(session_id, parameters={INJECTED: INJECTED}, **request)
+    body = {"approved": False, "request_id": "answered", "option_id": "no"}
+    answer = await http.post(
+        f"{gateway.base}/permission-response/{session_id}",
+        headers=bearer(session_id),
+        json=body | {"reason": INJECTED, "client_id": INJECTED},
+    )
+    assert answer.status_code == 200, answer.text
+    site.call("sse_cancel", session_id, "withdrawn", INJECTED)
+    last = site.publish(session_id, "last")
+    await stream.message("last")
+    again = await watch(streams, gateway, session_id, "replay=all")
+    for seen, asked in ((stream, "message"), (again, "settled_request")):
+        kinds = [event.type for event in seen.events if event.type != "ready"]
+        assert kinds == ["message", asked, asked, "message", "message", "message"]
+        note, *requests, answered, withdrawn, _ = [
+            event.json for event in seen.events if event.type != "ready"
+        ]
+        assert (note["data"], note["timestamp"], note[INJECTED]) == (INJECTED,) * 3
+        for told in requests:
+            assert {name: told["data"][name] for name in texts} == dict.fromkeys(texts, INJECTED)
+            assert [option["label"] for option in told["data"]["options"]] == [INJECTED] * 2
+            assert told["data"]["parameters"] == {INJECTED: INJECTED}
+        assert (answered["data"]["reason"], answered["data"]["client_id"]) == (INJECTED,) * 2
+        assert withdrawn["data"]["reason"] == INJECTED
+        assert seen.parser.last_event_id == last
+        assert seen.parser.retry != 1
+        assert not seen.parser.complaints
 
 
 async def test_attack_line_ends_in_what_a_client_sends(
