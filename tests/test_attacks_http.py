@@ -257,6 +257,7 @@ async def test_attack_by_dawdling(target: Target, session_id: str) -> None:
     assert not stream.closed
     assert await target.counted('connections_cut_total{reason="slow_head"}') >= 3
     assert await target.counted('connections_cut_total{reason="slow_body"}') >= 1
+    assert await target.counted('requests_refused_total{code="request_timeout"}') >= 1
 
 
 @pytest.mark.parametrize("how", ["closed", "half-closed", "reset"])

@@ -59,7 +59,6 @@ STATUS: Mapping[str, int] = {
     "internal_error": 500,
     "not_permitted": 500,
     "keys_unavailable": 503,
-    "overloaded": 503,
     "redis_unavailable": 503,
 }
 
