@@ -12,6 +12,7 @@ import contextlib
 import logging
 import random
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -28,9 +29,9 @@ from sse_gateway.store.permissions import Permissions
 logger = logging.getLogger(__name__)
 
 MARK_SECONDS = 86400
-MOST_SAID = 100
+MOST_ASKED = 100
 """Of one session, decisions that Redis is being asked for; its scripts allow no more to be open at once."""
-MOST_SAID_IN_ALL = 10_000
+MOST_ASKED_IN_ALL = 10_000
 MAX_AROUND_BYTES = 16 * 1024
 """What a decision may have beside MAX_EVENT_BYTES: its time, or else a quoted reason that no human gave."""
 _PRECEDENCE_SECONDS = (2.0, 3.0)
@@ -50,9 +51,11 @@ class Audit:
         self._store = store
         self._permissions = permissions
         self._metrics = metrics
-        self._said: dict[str, set[str]] = {}
-        """Session → requests that are said to be decided, until Redis has been asked."""
-        self._said_in_all = 0
+        self._said: set[tuple[str, str]] = set()
+        """Sessions and requests that are said to be decided, until Redis is asked."""
+        self._asking: Counter[str] = Counter()
+        """Session → of how many requests Redis is being asked, or is about to be."""
+        self._asking_in_all = 0
         self._crowded: set[str] = set()
         """Sessions of which more was said than can be asked for one by one."""
         self._known: set[str] = set()
@@ -93,15 +96,15 @@ class Audit:
             check_request_id(request_id)
         except GatewayError:
             return
-        requests = self._said.get(session_id, set())
         mark = self._store.keys.audited(session_id, request_id, str(said.get("decided_at")))
-        if request_id in requests or mark in self._known:
+        if (session_id, request_id) in self._said or mark in self._known:
             return
-        if len(requests) < MOST_SAID and self._said_in_all < MOST_SAID_IN_ALL:
-            self._said.setdefault(session_id, requests).add(request_id)
-            self._said_in_all += 1
+        if self._asking[session_id] < MOST_ASKED and self._asking_in_all < MOST_ASKED_IN_ALL:
+            self._said.add((session_id, request_id))
+            self._asking[session_id] += 1
+            self._asking_in_all += 1
             self._tasks.spawn(self._ask(session_id, request_id), name="audit")
-        elif session_id not in self._crowded and len(self._crowded) < MOST_SAID_IN_ALL:
+        elif session_id not in self._crowded and len(self._crowded) < MOST_ASKED_IN_ALL:
             self._crowded.add(session_id)
             self._tasks.spawn(self._look(session_id), name="audit look")
 
@@ -120,17 +123,18 @@ class Audit:
 
     async def _ask(self, session_id: str, request_id: str) -> None:
         """Ask for the decision that was heard of, and deal with it if there is one."""
-        await self._pause(_SPREAD_SECONDS)
         kept = None
         try:
+            await self._pause(_SPREAD_SECONDS)
+            # Before the answer: the true one may be heard while that about a forged one is on its way.
+            self._said.discard((session_id, request_id))
             with contextlib.suppress(GatewayError):
                 kept = (await self._insist(self._permissions.request, session_id, request_id)).decision
         finally:
-            requests = self._said[session_id]
-            requests.discard(request_id)
-            self._said_in_all -= 1
-            if not requests:
-                del self._said[session_id]
+            self._asking_in_all -= 1
+            self._asking[session_id] -= 1
+            if not self._asking[session_id]:
+                del self._asking[session_id]
         if kept is not None:
             await self._consider(session_id, request_id, kept)
 

@@ -121,7 +121,7 @@ class Compat:
         if held is None:
             return None
         try:
-            members = loads_strict(held)
+            members = loads_strict(held) if len(held) <= self._max_event_bytes else None
             if not (isinstance(members, dict) and members.get("type") == slot):
                 held = b'{"type":"%b","data":%b}' % (slot.encode(), held)
             return check_plain(held, session_id, max_bytes=self._max_event_bytes)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from sse_gateway.agent import AgentClient
+from sse_gateway.core.keys import Keys
+from sse_gateway.gateway.audit import Audit
+from sse_gateway.metrics import Metrics
+from sse_gateway.store.connection import Store
+from sse_gateway.store.permissions import Permissions, Request
 from tests.permissions.conftest import Desk
 from tests.permissions.desk import CROWDED, Agent, Dial, Gateways, Tab, answering
 from tests.support.gateway import GatewayProcess
@@ -245,6 +250,39 @@ async def test_attack_flood_of_forged_decisions(
     assert [line["request_id"] for line in found] == ["before", "after"]
     marks = list(desk.server.client.scan_iter(f"sse:{{{session_id}*:audited:*", count=1000))
     assert len(marks) == 2, marks
+
+
+async def test_a_decision_made_while_redis_is_asked_about_a_forged_one_has_its_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Attack: have Redis asked at the wrong moment, so that the true message is taken for a repetition."""
+    decision = {"request_id": "r", "outcome": "expired", "source": "timeout", "decided_at": "2026-01-01"}
+    asked, told = asyncio.Event(), asyncio.Event()
+
+    class Scripts:
+        """Redis: it says that the request is open, and while that is on its way the request is settled."""
+
+        keys = Keys("")
+
+        async def request(self, _session_id: str, _request_id: str) -> Request:
+            if asked.is_set():
+                return Request("expired", b"{}", 0, 0, json.dumps(decision).encode(), None, "")
+            asked.set()
+            await told.wait()
+            return Request("pending", b"{}", 0, 0, None, None, "")
+
+        async def command(self, *_words: Any) -> None:
+            """Set a mark that nobody else has set."""
+
+    scripts = Scripts()
+    audit = Audit(cast(Store, scripts), permissions=cast(Permissions, scripts), metrics=Metrics())
+    caplog.set_level("INFO", "sse_gateway.gateway.records")
+    audit.heard("s", decision | {"outcome": "approved"})
+    await asked.wait()
+    audit.heard("s", decision)
+    told.set()
+    await until(lambda: caplog.messages == ["permission_decided"], "the line")
+    await audit.stop()
 
 
 @pytest.mark.chaos
