@@ -47,7 +47,7 @@ class Viewer:
     def __init__(self, nodes: dict[str, Node], *, harms_before: int) -> None:
         self._nodes = nodes
         self.harms_before = harms_before
-        """How many harms had happened when it came: they are no reason to reset it."""
+        """How many harms had happened when it came, or last came to rest: they are no reason to reset it."""
         self.stream: SSEStream | None = None
         self._taken = 0
         self.cursor: str | None = None
@@ -278,6 +278,8 @@ class Session(RuleBasedStateMachine):
         for viewer in self.viewers:
             reasons = self.harms - viewer.harms_before
             assert viewer.resets <= reasons, f"{viewer.resets} resets for {reasons} reasons"
+            # All is at rest at the top: what happened until now is no reason any more.
+            viewer.resets, viewer.harms_before = 0, self.harms
 
     async def _at_the_top(self, viewer: Viewer) -> None:
         what = f"a viewer at {viewer.seq} to stand at {self.top.seq}"
