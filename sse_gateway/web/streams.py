@@ -11,6 +11,7 @@ import logging
 from dataclasses import dataclass
 
 from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp_sse import EventSourceResponse
 
 from sse_gateway.auth import READ, Principal
@@ -36,8 +37,6 @@ HEADERS = {
     "Connection": "close",
 }
 REPLAY_MODES = ("snapshot", "all", "none")
-_NEVER = 10**8
-"""Seconds: aiohttp-sse's own ping must never fire, it would be a second writer."""
 
 
 async def events(request: web.Request) -> web.StreamResponse:
@@ -64,7 +63,6 @@ async def events(request: web.Request) -> web.StreamResponse:
     rejected.labels(label).inc()
     response = await _begin(request)
     await response.write(notices.closing(reason).body)
-    response.stop_streaming()
     return response
 
 
@@ -111,7 +109,7 @@ async def _events(request: web.Request) -> web.StreamResponse:
             if asked.ticket is not None:
                 await gateway.tickets.redeem(asked.ticket, asked.session_id)
             response = await _begin(request)
-            carrier, transport = carry(request, response, by=request.app[SETTINGS].stream_transport)
+            carrier, transport = carry(request, by=request.app[SETTINGS].stream_transport)
             try:
                 stream = gateway.begin(
                     join,
@@ -142,7 +140,6 @@ async def _events(request: web.Request) -> web.StreamResponse:
     finally:
         if not begun:
             gateway.limits.release(asked.session_id, asked.principal.user)
-    response.stop_streaming()
     return response
 
 
@@ -163,21 +160,21 @@ async def _check(request: web.Request) -> _Asked:
     return _Asked(session_id, principal, client_id, _cursor(request), mode, ticket)
 
 
+class _Head(EventSourceResponse):
+    """What aiohttp-sse says of a stream, without its ping: a second writer, and a task for each stream."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send the head."""
+        return await web.StreamResponse.prepare(self, request)
+
+
 async def _begin(request: web.Request) -> EventSourceResponse:
     """Send the head at once, so that `onopen` fires everywhere."""
-    response = EventSourceResponse(ping_interval=_NEVER, send_timeout=None)
+    response = _Head(send_timeout=None)
     response.headers.update(HEADERS)
     mark(request, response)
     response.force_close()
-    try:
-        await response.prepare(request)
-    except AssertionError:
-        # aiohttp-sse takes for granted that nobody hangs up before the head is out.
-        if request.transport is not None:
-            raise
-        raise ConnectionResetError from None
-    # Its ping would never fire, but its task would stay for ever where the client leaves before the end.
-    response.stop_streaming()
+    await response.prepare(request)
     request.app[CONNECTIONS].streams(request.protocol)
     return response
 

@@ -12,7 +12,6 @@ import sys
 from typing import Protocol
 
 from aiohttp import HttpVersion11, web
-from aiohttp_sse import EventSourceResponse
 
 from sse_gateway.core.wire import LAST_CHUNK
 from sse_gateway.web.connections import (
@@ -121,30 +120,24 @@ class Held:
         await self._over.wait()
 
 
-def carry(
-    request: web.Request, response: EventSourceResponse, *, by: str
-) -> tuple[HandedOver | Held, asyncio.WriteTransport]:
+def carry(request: web.Request, *, by: str) -> tuple[HandedOver | Held, asyncio.WriteTransport]:
     """Return what carries a stream whose head was sent, `by` "handover" or "aiohttp", and its transport."""
     transport = request.transport
     if transport is None or transport.is_closing():
         raise ConnectionResetError
     set_tcp_options(transport, STREAM_OPTIONS)
-    return (_hand_over(request, response, transport) if by == "handover" else _held(request)), transport
+    return (_hand_over(request, transport) if by == "handover" else _held(request)), transport
 
 
 def _held(request: web.Request) -> Held:
     return Held(request.protocol, request.app[CONNECTIONS])
 
 
-def _hand_over(
-    request: web.Request, response: EventSourceResponse, transport: asyncio.Transport
-) -> HandedOver:
+def _hand_over(request: web.Request, transport: asyncio.Transport) -> HandedOver:
     """Give the connection another protocol, and let aiohttp take it for lost.
 
     What the response has written is in the transport's buffer or sent: nothing of it can get lost.
     """
-    # In this order: the response's own writer must be silent before its connection is gone.
-    response.stop_streaming()
     handed_over = HandedOver(chunked=request.version >= HttpVersion11, connections=request.app[CONNECTIONS])
     handed_over.connection_made(transport)
     transport.set_protocol(handed_over)
