@@ -10,6 +10,7 @@ only when the two are proven to meet (see `delivery.feed`).
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -69,8 +70,8 @@ class Handover:
         self._gateway_id = gateway_id
         self._heartbeat_seconds = heartbeat_seconds
         self._on_live = on_live
-        self._reads: dict[tuple[Feed, str | None, str], asyncio.Future[Reading]] = {}
-        """Reads under way, shared by the streams of a session that wait for the same."""
+        self._reads: dict[tuple[Feed, str | None, str], list[asyncio.Future[Reading]]] = {}
+        """Reads under way, and which streams of the session wait for the same."""
         self._tasks = Tasks()
 
     async def stop(self) -> None:
@@ -109,20 +110,27 @@ class Handover:
     async def read(self, join: Join, cursor: str | None, *, mode: str = "snapshot") -> Reading:
         """Read owner, position, entries, open requests and state in one round trip; raises Unavailable."""
         key = (join.feed, cursor, mode)
-        asked = self._reads.get(key)
-        if asked is None:
-            asked = asyncio.ensure_future(self._history.read(join.feed.session_id, cursor, mode=mode))
-            self._reads[key] = asked
-            asked.add_done_callback(lambda asked: self._was_read(key, asked))
-        reading = await asyncio.shield(asked)
+        waiting = self._reads.get(key)
+        if waiting is None:
+            waiting = self._reads[key] = []
+            asked = self._history.read(join.feed.session_id, cursor, mode=mode)
+            asked.add_done_callback(functools.partial(self._was_read, key))
+        # One of its own for each who waits: it may be cancelled without the others.
+        mine: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
+        waiting.append(mine)
+        reading = await mine
         self._live.placed(join.feed, reading)
         return reading
 
     def _was_read(self, key: tuple[Feed, str | None, str], asked: asyncio.Future[Reading]) -> None:
-        del self._reads[key]
-        if not asked.cancelled():
-            # Marked as seen: whoever waits for it raises it, and that may be nobody any more.
-            asked.exception()
+        error = asked.exception()
+        for waiting in self._reads.pop(key):
+            if waiting.done():
+                continue
+            if error is None:
+                waiting.set_result(asked.result())
+            else:
+                waiting.set_exception(error)
 
     async def bring_live(
         self, join: Join, stream: Stream, reading: Reading, *, cursor: str | None, shown: Sequence[bytes] = ()
