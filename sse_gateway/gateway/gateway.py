@@ -296,10 +296,12 @@ class Gateway:
             except GatewayError:
                 return
             if status.ended:
-                # Those that are being opened have no stream yet, and may have read before the end.
+                if feed.position != status.cursor:
+                    await self.live.catch_up(feed, "ended")
+                # Those that are being opened or behind read what came before the end first.
                 for join in feed.joining:
                     join.ended = True
-                for stream in [s for s in self.hub.streams if s.session_id == session_id]:
+                for stream in list(feed.live):
                     stream.close("session_ended")
             return
 

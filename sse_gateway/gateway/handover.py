@@ -183,6 +183,8 @@ class Handover:
                 if replay is not None:
                     stream.write(*replay.parts)
                     await self._follow(join, stream, replay, silent=True)
+                    if join.ended:
+                        stream.close("session_ended")
 
     async def _follow(self, join: Join, stream: Stream, first: Replay, *, silent: bool = False) -> None:
         """Go on from a first page until the stream is live or over.

@@ -107,6 +107,28 @@ async def test_an_end_while_a_stream_is_being_opened_is_told(server: RedisProces
         assert stream.named("ready")
 
 
+async def test_a_stream_that_is_behind_reads_everything_before_the_end(
+    server: RedisProcess, session_id: str
+) -> None:
+    """A paused stream of a session that ends gets all that came before, and only then its `closing`."""
+    event = EVENT.replace("{}", '"' + "x" * 200_000 + '"')
+    async with local_gateway(server.url) as gateway:
+        url, bearer = gateway.events(session_id), token(session_id=session_id)
+        stream = await SSEStream.open(url, token=bearer, receive_buffer=4096)
+        await stream.ready()
+        stream.pause()
+        for _ in range(15):
+            last = server.client.fcall("sse_publish", 1, session_id, event)
+        feed = gateway.gateway.live.feed_of(session_id)
+        assert feed is not None
+        (behind,) = await until(lambda: feed.joining, "the stream to be paused")
+        server.client.fcall("sse_end", 1, session_id, "")
+        await until(lambda: behind.ended, "the end to be heard")
+        stream.resume()
+        assert await told(stream) == ("session_ended", False)
+        assert stream.parser.last_event_id == last
+
+
 @pytest.mark.parametrize("when", ["paused", "replaying"])
 async def test_a_stream_that_cannot_go_on_is_closed(
     own_server: RedisProcess, session_id: str, caplog: pytest.LogCaptureFixture, when: str
