@@ -128,7 +128,7 @@ def _routed(repeats: int, seconds: float, *, full: bool) -> Case:
 
 
 def _memory(repeats: int) -> Case:
-    steps, fewer = (1000, 2000, 3000, 4000, 5000), (500, 1000, 2000, 3000)
+    steps, fewer = (1000, 2000, 3000, 4000, 5000), (1000, 2000, 3000)
     runs: dict[type[Server], Run] = {
         kind: partial(cases.idle_memory, steps=steps) for kind in (*OURS, servers.Nchan, servers.NchanRedis)
     }

@@ -113,7 +113,7 @@ class Handover:
         waiting = self._reads.get(key)
         if waiting is None:
             waiting = self._reads[key] = []
-            asked = self._history.read(join.feed.session_id, cursor, mode=mode)
+            asked = asyncio.ensure_future(self._history.read(join.feed.session_id, cursor, mode=mode))
             asked.add_done_callback(functools.partial(self._was_read, key))
         # One of its own for each who waits: it may be cancelled without the others.
         mine: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
