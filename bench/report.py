@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from bench.goals import judged
 from bench.summary import OURS, Results, Summary, cpu_us, p50_ms, p99_ms
+
+MILLION = 1_000_000
 
 
 def text(results: Results) -> str:
@@ -28,7 +31,7 @@ def text(results: Results) -> str:
         "Redis, publisher, clients and the harness share the other. Medians; in brackets how many runs "
         "were good.\n",
     ]
-    for section in (_goals, _fan_out, _routed, _memory, _connecting, _storm, _rest):
+    for section in (_goals, _fan_out, _routed, _memory, _connecting, _storm, _rest, _million):
         rows = list(section(summary))
         if len(rows) > 3:
             parts.append("\n".join(rows) + "\n")
@@ -177,6 +180,45 @@ def _rest(summary: Summary) -> Iterator[str]:
             f"{run['rss_bytes'] / 2**20:.0f} MiB (empty {run['empty_rss_bytes'] / 2**20:.0f}), kernel "
             f"{run['kernel_bytes'] / 2**20:.0f} MiB for both ends, {run['cpu_share']:.1%} of a core",
         )
+
+
+def _million(summary: Summary) -> Iterator[str]:
+    """Extrapolate from the slopes that were measured; nobody here has held a million."""
+    slope = summary.median("memory", OURS, lambda run: run["bytes_per_stream"])
+    storm = summary.median("storm", OURS, cpu_us)
+    idle = summary.runs("idle", OURS)
+    if slope is None or storm is None or not idle:
+        return
+    run = idle[0]
+    each = run["streams"] / run["processes"]
+    processes = math.ceil(MILLION / each)
+    empty = run["empty_rss_bytes"] / run["processes"]
+    yield from _head(
+        "What 1,000,000 idle streams need, from these slopes", "what", "how it comes about", "in all"
+    )
+    yield _row("processes", f"{each:,.0f} streams each, as here", str(processes))
+    yield _row(
+        "resident memory",
+        f"{slope:,.0f} bytes a stream, {empty / 2**20:.0f} MiB a process",
+        f"{(MILLION * slope + processes * empty) / 2**30:.1f} GiB",
+    )
+    kernel = run["kernel_bytes"] / run["streams"] / 2
+    yield _row(
+        "the kernel's memory",
+        f"{kernel:,.0f} bytes a stream: half of what both ends took here",
+        f"{MILLION * kernel / 2**30:.1f} GiB",
+    )
+    cores = run["cpu_share"] * MILLION / run["streams"]
+    yield _row(
+        "heartbeats and upkeep",
+        f"{run['cpu_share']:.1%} of a core for {run['streams']:,}",
+        f"{cores:.1f} cores",
+    )
+    yield _row(
+        "all of them returning, 5 missed events each",
+        f"{storm:.0f} µs a stream",
+        f"{MILLION * storm / 1e6:,.0f} s of one core",
+    )
 
 
 def _goals(summary: Summary) -> Iterator[str]:
