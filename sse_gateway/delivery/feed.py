@@ -67,7 +67,7 @@ class Join:
         self.skipped = 0
         """Transient events that passed while it was not live."""
         self.ended = False
-        """The session has ended since the stream read it."""
+        """The session seems to have ended since the stream read it: to be asked once it is live."""
         self.live_until = float("-inf")
         """When a stream that paused was last live, on the loop's clock."""
 

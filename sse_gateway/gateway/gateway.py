@@ -140,7 +140,7 @@ class Gateway:
             metrics=metrics,
             gateway_id=self.gateway_id,
             heartbeat_seconds=settings.heartbeat_seconds,
-            on_live=self._repeat_warnings,
+            on_live=self._arrived,
         )
         self.waits = Waits(self.permissions, history=self.history, most=max_streams // 4)
         self.compat: Compat | None = None
@@ -277,16 +277,19 @@ class Gateway:
         if feed is not None:
             feed.broadcast((notices.permission_expiring(request_id, expires_at),))
 
-    def _repeat_warnings(self, stream: Stream, live_until: float) -> None:
-        """Warn a stream that was not live when the others were warned."""
-        for request_id, expires_at in self.deadlines.warnings(stream.session_id, since=live_until):
+    def _arrived(self, stream: Stream, join: Join) -> None:
+        """Make up for what a stream was not told while it was not live: warnings, and the session's end."""
+        for request_id, expires_at in self.deadlines.warnings(stream.session_id, since=join.live_until):
             stream.write(notices.permission_expiring(request_id, expires_at))
+        if join.ended:
+            self._check_ended(stream.session_id)
 
     def _check_ended(self, session_id: str) -> None:
         self._tasks.spawn(self._close_ended(session_id), name="session ended")
 
     async def _close_ended(self, session_id: str) -> None:
         """Close a session's streams if it has really ended, however long Redis takes to say so."""
+        caught_up = False
         while (feed := self.live.feed_of(session_id)) is not None:
             try:
                 status = await self.history.status(session_id)
@@ -295,15 +298,18 @@ class Gateway:
                 continue
             except GatewayError:
                 return
-            if status.ended:
-                if feed.position != status.cursor:
-                    await self.live.catch_up(feed, "ended")
-                # Those that are being opened or behind read what came before the end first.
+            if not status.ended:
+                return
+            if caught_up or feed.position == status.cursor:
+                # Those that are being opened, or behind, first read what came before the end, and then ask.
                 for join in feed.joining:
                     join.ended = True
                 for stream in list(feed.live):
                     stream.close("session_ended")
-            return
+                return
+            # That may take long, and a publish may have reopened the session meanwhile.
+            await self.live.catch_up(feed, "ended")
+            caught_up = True
 
     # -- how it is doing --------------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ def _closing_on_failure(stream: Stream) -> Iterator[None]:
 class Handover:
     """Bring streams to live, and paused ones back.
 
-    `on_live` is called with each that is live, and until when it was before, on the loop's clock.
+    `on_live` is called with each that is live, and its join.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Handover:
         metrics: Metrics,
         gateway_id: str,
         heartbeat_seconds: float,
-        on_live: Callable[[Stream, float], None] = lambda _stream, _live_until: None,
+        on_live: Callable[[Stream, Join], None] = lambda _stream, _join: None,
     ) -> None:
         self._live = live
         self._push = push
@@ -123,14 +123,17 @@ class Handover:
         return reading
 
     def _was_read(self, key: tuple[Feed, str | None, str], asked: asyncio.Future[Reading]) -> None:
-        error = asked.exception()
+        # Asked for in any case: it may be that nobody waits any more.
+        error = None if asked.cancelled() else asked.exception()
         for waiting in self._reads.pop(key):
             if waiting.done():
                 continue
-            if error is None:
-                waiting.set_result(asked.result())
-            else:
+            if asked.cancelled():
+                waiting.cancel()
+            elif error is not None:
                 waiting.set_exception(error)
+            else:
+                waiting.set_result(asked.result())
 
     async def bring_live(
         self, join: Join, stream: Stream, reading: Reading, *, cursor: str | None, shown: Sequence[bytes] = ()
@@ -142,7 +145,7 @@ class Handover:
         join.stream = stream
         with _closing_on_failure(stream):
             replay = await self._replay(join, stream, cursor, reading=reading)
-            if replay is None:
+            if replay is None or stream.ended_because is not None:
                 return
             opening = [Frame(encode_retry(notices.first_retry_ms()), 0), *replay.parts]
             if shown:
@@ -150,7 +153,7 @@ class Handover:
             if not replay.more and join.feed.admit_at_once(join, stream, replay.position):
                 # Nearly always. All in one call: each would be a packet of its own.
                 stream.write(*opening, *self._arrival(join, replay.replayed, complete=not replay.reset))
-                self._on_live(stream, join.live_until)
+                self._on_live(stream, join)
             else:
                 stream.write(*opening)
                 await self._follow(join, stream, replay)
@@ -183,8 +186,6 @@ class Handover:
                 if replay is not None:
                     stream.write(*replay.parts)
                     await self._follow(join, stream, replay, silent=True)
-                    if join.ended:
-                        stream.close("session_ended")
 
     async def _follow(self, join: Join, stream: Stream, first: Replay, *, silent: bool = False) -> None:
         """Go on from a first page until the stream is live or over.
@@ -205,7 +206,7 @@ class Handover:
             stream.write(*self._arrival(join, replayed, complete=not reset))
         elif join.skipped:
             stream.write(notices.skipped(join.skipped))
-        self._on_live(stream, join.live_until)
+        self._on_live(stream, join)
 
     def _arrival(self, join: Join, replayed: int, *, complete: bool) -> list[Frame]:
         """Return what tells a stream that it is live."""

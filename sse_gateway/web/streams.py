@@ -131,7 +131,7 @@ async def _events(request: web.Request) -> web.StreamResponse:
                 if asked.cursor is not None or asked.mode != "snapshot":
                     shown = []
                 await gateway.handover.bring_live(join, stream, reading, cursor=asked.cursor, shown=shown)
-                if reading.ended or join.ended:
+                if reading.ended:
                     stream.close("session_ended")
                 await carrier.held()
             except BaseException:

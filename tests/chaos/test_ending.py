@@ -107,10 +107,11 @@ async def test_an_end_while_a_stream_is_being_opened_is_told(server: RedisProces
         assert stream.named("ready")
 
 
+@pytest.mark.parametrize("reopened", [False, True])
 async def test_a_stream_that_is_behind_reads_everything_before_the_end(
-    server: RedisProcess, session_id: str
+    server: RedisProcess, session_id: str, reopened: bool
 ) -> None:
-    """A paused stream of a session that ends gets all that came before, and only then its `closing`."""
+    """A paused stream of a session that ends gets what came before, and then its `closing`, if at all."""
     event = EVENT.replace("{}", '"' + "x" * 200_000 + '"')
     async with local_gateway(server.url) as gateway:
         url, bearer = gateway.events(session_id), token(session_id=session_id)
@@ -124,9 +125,15 @@ async def test_a_stream_that_is_behind_reads_everything_before_the_end(
         (behind,) = await until(lambda: feed.joining, "the stream to be paused")
         server.client.fcall("sse_end", 1, session_id, "")
         await until(lambda: behind.ended, "the end to be heard")
+        if reopened:
+            last = server.client.fcall("sse_publish", 1, session_id, EVENT)
         stream.resume()
-        assert await told(stream) == ("session_ended", False)
-        assert stream.parser.last_event_id == last
+        await stream.wait(lambda: stream.parser.last_event_id == last, "all that was published")
+        if reopened:
+            server.client.fcall("sse_publish", 1, session_id, EVENT.replace("note", "after"))
+            await stream.message("after")
+        else:
+            assert await told(stream) == ("session_ended", False)
 
 
 @pytest.mark.parametrize("when", ["paused", "replaying"])

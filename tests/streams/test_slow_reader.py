@@ -98,9 +98,13 @@ class Slow(Tap):
 
     @property
     def position(self) -> int:
-        """Return the number of the last event that has come."""
+        """Return the number of the last event whose id has come, 0 before the first."""
         begin = self.received.rfind(b"\nid: ")
-        return int(self.received[begin : self.received.find(b"\n", begin + 1)].rpartition(b"-")[2])
+        end = self.received.find(b"\n", begin + 1)
+        if end < 0:
+            end = begin
+            begin = self.received.rfind(b"\nid: ", 0, end)
+        return int(self.received[begin:end].rpartition(b"-")[2]) if begin >= 0 else 0
 
     async def sip(self) -> None:
         """Read slowly until cancelled."""
