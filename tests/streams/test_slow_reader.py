@@ -100,11 +100,11 @@ class Slow(Tap):
     def position(self) -> int:
         """Return the number of the last event whose id has come, 0 before the first."""
         begin = self.received.rfind(b"\nid: ")
-        end = self.received.find(b"\n", begin + 1)
-        if end < 0:
-            end = begin
-            begin = self.received.rfind(b"\nid: ", 0, end)
-        return int(self.received[begin:end].rpartition(b"-")[2]) if begin >= 0 else 0
+        if self.received.find(b"\n", begin + 1) < 0:
+            # The line of the last has come in part only.
+            begin = self.received.rfind(b"\nid: ", 0, begin)
+        line = self.received[begin + 1 :].partition(b"\n")[0]
+        return int(line.rpartition(b"-")[2]) if begin >= 0 else 0
 
     async def sip(self) -> None:
         """Read slowly until cancelled."""
