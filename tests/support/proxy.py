@@ -46,8 +46,10 @@ class Proxy:
         """Published messages that were not passed on so far."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=f"proxy-{self.port}", daemon=True)
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._links: set[_Link] = set()
+        self._taking: set[asyncio.Task[None]] = set()
+        """Connections that were accepted and have no transport yet."""
         self._delay = {"up": 0.0, "down": 0.0}
         self._held: set[str] = set()
         self._trap: bytes | None = None
@@ -147,6 +149,8 @@ class Proxy:
 
     async def _close_latecomers(self) -> None:
         """Close what was accepted while the rest was being closed."""
+        # One that has not begun yet would not close its socket.
+        await asyncio.sleep(0)
         accepting = asyncio.all_tasks() - {asyncio.current_task()}
         for task in accepting:
             task.cancel()
@@ -163,15 +167,32 @@ class Proxy:
         return asyncio.run_coroutine_threadsafe(call(), self._loop).result(10)
 
     async def _listen(self) -> None:
-        if self._server is None:
-            self._server = await self._loop.create_server(
-                lambda: _Client(self), "127.0.0.1", self.port, backlog=1024
-            )
+        """Accept by hand: asyncio's own server drops, unclosed, what it accepts in the moment of its end."""
+        if self._listener is None:
+            self._listener = socket.create_server(("127.0.0.1", self.port), backlog=1024)
+            self._listener.setblocking(False)
+            self._loop.add_reader(self._listener, self._accept, self._listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+            while True:
+                accepted, _ = listener.accept()
+                taking = self._loop.create_task(self._take(accepted))
+                self._taking.add(taking)
+                taking.add_done_callback(self._taking.discard)
+
+    async def _take(self, accepted: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: _Client(self), accepted)
+        except BaseException:
+            accepted.close()
+            raise
 
     async def _close_all(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
         self._drop()
         # Transports close in the loop's next round.
         await asyncio.sleep(0.01)
