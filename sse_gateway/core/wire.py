@@ -55,41 +55,37 @@ def encode_retry(retry: int) -> bytes:
 
 
 class Frame:
-    """Hold the bytes of one event, or of several in a row, in the forms that connections write.
+    """Hold one event, or several in a row, as one chunk of a chunked HTTP/1.1 body.
 
-    Nearly every connection writes the chunk. The bare body is cut out of it where one is wanted.
+    That is what nearly every connection writes. The bare body is cut out of it where one is wanted.
     """
 
-    __slots__ = ("_body", "chunk", "events")
+    __slots__ = ("chunk", "events")
 
     def __init__(self, body: bytes, events: int = 1) -> None:
-        self._body: bytes | None = body
         self.chunk = b"%x\r\n%b\r\n" % (len(body), body)
-        """The body as one chunk of a chunked HTTP/1.1 body."""
         self.events = events
 
     @property
     def body(self) -> bytes:
         """Return the bytes of the event stream itself."""
-        if self._body is None:
-            self._body = self.chunk[self.chunk.index(b"\n") + 1 : -2]
-        return self._body
+        return bare(self.chunk)
 
 
-def durable_frame(id: bytes, data: bytes) -> Frame:
-    """Return the frame of a durable event, whose id and single-line JSON are known to be clean.
+def bare(chunk: bytes) -> bytes:
+    """Return the bytes that a chunk holds."""
+    return chunk[chunk.index(b"\n") + 1 : -2]
+
+
+def durable_chunk(id: bytes, data: bytes) -> bytes:
+    """Return the chunk of a durable event, whose id and single-line JSON are known to be clean.
 
     The hot path: one formatting, no search.
     """
-    frame = _new_frame(Frame)
-    frame._body = None
-    frame.chunk = b"%x\r\nid: %b\ndata: %b\n\n\r\n" % (_DURABLE_BYTES + len(id) + len(data), id, data)
-    frame.events = 1
-    return frame
+    return b"%x\r\nid: %b\ndata: %b\n\n\r\n" % (_DURABLE_BYTES + len(id) + len(data), id, data)
 
 
 _DURABLE_BYTES = len(b"id: \ndata: \n\n")
-_new_frame = object.__new__
 
 
 def encode_durable(id: bytes, data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The live streams of one session: one frame written to all of them, with as little as possible for each.
+"""The live streams of one session: one event written to all of them, with as little as possible for each.
 
 A thousand streams on one session mean a thousand writes for each event, and beside the kernel's part every
 look at one more object shows. So of a stream that flows (everything it was sent is on its way, and its
@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-from sse_gateway.core.wire import Frame
 from sse_gateway.delivery.stream import Stream
 
 _NOBODY: frozenset[Stream] = frozenset()
@@ -20,11 +19,13 @@ _NOBODY: frozenset[Stream] = frozenset()
 class Audience:
     """Hold live streams, and write to them."""
 
-    __slots__ = ("_slow", "_transports", "frames", "sent_bytes")
+    __slots__ = ("_slow", "_sole", "_transports", "frames", "sent_bytes")
 
     def __init__(self) -> None:
         self._transports: dict[Stream, asyncio.WriteTransport | None] = {}
         """All streams, in the order they came; None for the slow ones."""
+        self._sole: asyncio.WriteTransport | None = None
+        """The transport of the only stream, if it flows: most sessions have one."""
         self._slow: set[Stream] | frozenset[Stream] = _NOBODY
         """Streams that do not flow. A set of its own only where there is one: few sessions need it."""
         self.frames = 0
@@ -51,6 +52,7 @@ class Audience:
         del self._transports[stream]
         if stream in self._slow:
             self._speed_up(stream)
+        self._look_for_sole()
         return True
 
     def note(self, stream: Stream) -> None:
@@ -63,22 +65,31 @@ class Audience:
             if isinstance(self._slow, frozenset):
                 self._slow = set()
             self._slow.add(stream)
+        self._look_for_sole()
 
-    def push(self, frame: Frame) -> list[Stream]:
-        """Write a frame to every stream; return those whose reader is too far behind to get it."""
-        # Before any write: what stalls or flows by it must not get the frame twice.
-        slow = list(self._slow)
-        chunk = frame.chunk
-        self.frames += frame.events
+    def push(self, chunk: bytes) -> list[Stream]:
+        """Write an event to every stream; return those whose reader is too far behind to get it."""
+        self.frames += 1
         self.sent_bytes += len(chunk)
+        # uvloop raises RuntimeError for a connection that is gone; the stream's end is on its way then.
+        if self._sole is not None:
+            try:
+                self._sole.write(chunk)
+            except RuntimeError:
+                pass
+            return []
+        # Before any write: what stalls or flows by it must not get the event twice.
+        slow = list(self._slow)
         for transport in self._transports.values():
             if transport is not None:
                 try:
                     transport.write(chunk)
                 except RuntimeError:
-                    # uvloop says so of a connection that is gone; the stream's end is on its way.
                     pass
-        return [stream for stream in slow if not stream.push(frame)]
+        return [stream for stream in slow if not stream.push(chunk)]
+
+    def _look_for_sole(self) -> None:
+        self._sole = next(iter(self._transports.values())) if len(self._transports) == 1 else None
 
     def _speed_up(self, stream: Stream) -> None:
         if not isinstance(self._slow, frozenset):

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from sse_gateway.core import notices
 from sse_gateway.core.cursor import Cursor
 from sse_gateway.core.events import event_id
-from sse_gateway.core.wire import Frame, durable_frame
+from sse_gateway.core.wire import Frame, durable_chunk
 from sse_gateway.delivery.audience import Audience
 from sse_gateway.delivery.stream import Stream
 
@@ -120,7 +120,7 @@ class Feed:
         than the rest of an idle feed."""
         self.parked: Parked | None = Parked()
         """Not None while the feed does not know its position or is catching up."""
-        self._tail: deque[tuple[int, Frame]] | None = None
+        self._tail: deque[tuple[int, bytes]] | None = None
         self._tail_bytes = 0
         self._prefix = b""
         self._expected = b""
@@ -151,13 +151,6 @@ class Feed:
         self.epoch = epoch
         self._renumber()
 
-    def is_next(self, payload: bytes) -> bool:
-        """Tell whether a message is exactly the durable event that follows `position`.
-
-        Nothing is parsed: the script begins each one with its id (REDIS.md).
-        """
-        return payload.startswith(self._expected)
-
     def park(self) -> None:
         """Keep messages back while the history is read; idempotent."""
         if self.parked is None:
@@ -187,9 +180,16 @@ class Feed:
         if self.doubted is None and self.last_data:
             self.doubted = (self.last, self.last_data)
 
-    def deliver_next(self, payload: bytes) -> list[Stream]:
-        """Write the event that `is_next` recognised to every live stream; return those now behind."""
-        return self._deliver(self.last + 1, payload, durable_frame(self._expected[7:-2], payload))
+    def deliver_next(self, payload: bytes) -> list[Stream] | None:
+        """Write a message to every live stream if it is exactly the durable event that follows `position`.
+
+        Returns those now behind, or None when it is anything else. Nothing is parsed: the script begins each
+        event with its id (REDIS.md).
+        """
+        expected = self._expected
+        if not payload.startswith(expected):
+            return None
+        return self._deliver(self.last + 1, payload, durable_chunk(expected[7:-2], payload))
 
     def deliver_entry(self, seq: int, payload: bytes, *, settled: bool) -> list[Stream]:
         """Write an event read from history, under the id it was published with.
@@ -198,14 +198,14 @@ class Feed:
         """
         id = event_id(payload)
         if settled:
-            return self._deliver(seq, payload, notices.settled_request(payload, id=id.decode()))
-        return self._deliver(seq, payload, durable_frame(id, payload))
+            return self._deliver(seq, payload, notices.settled_request(payload, id=id.decode()).chunk)
+        return self._deliver(seq, payload, durable_chunk(id, payload))
 
     def deliver_transient(self, frame: Frame) -> list[Stream]:
         """Write an event that has no place in history; who is not live is told the number later."""
         for join in self.joining:
             join.skipped += 1
-        return self.live.push(frame)
+        return self.live.push(frame.chunk)
 
     def skip(self, transient: int) -> None:
         """Tell every stream, live ones now and the others when they are, of events that nobody got."""
@@ -243,11 +243,11 @@ class Feed:
         if self.parked is not None or position.epoch != self.epoch or position.seq > self.last:
             return position
         if position.seq < self.last:
-            following = [(seq, frame) for seq, frame in self._tail or () if seq > position.seq]
+            following = [(seq, chunk) for seq, chunk in self._tail or () if seq > position.seq]
             if not following or following[0][0] != position.seq + 1:
                 return position
-            for seq, frame in following:
-                if not stream.push(frame):
+            for seq, chunk in following:
+                if not stream.push(chunk):
                     return Cursor(self.epoch, seq - 1)
         self.leave(join)
         self.live.add(stream)
@@ -273,24 +273,24 @@ class Feed:
             self._waiting.set_result(None)
             self._waiting = None
 
-    def _deliver(self, seq: int, payload: bytes, frame: Frame) -> list[Stream]:
+    def _deliver(self, seq: int, payload: bytes, chunk: bytes) -> list[Stream]:
         self.last = seq
         self.last_data = payload
         self._expected = b'%b%d",' % (self._prefix, seq + 1)
         if self.joining:
-            self._remember(seq, frame)
+            self._remember(seq, chunk)
         if self._waiting is not None:
             self.wake()
-        return self.live.push(frame)
+        return self.live.push(chunk)
 
-    def _remember(self, seq: int, frame: Frame) -> None:
+    def _remember(self, seq: int, chunk: bytes) -> None:
         tail = self._tail
         if tail is None:
             tail = self._tail = deque()
-        tail.append((seq, frame))
-        self._tail_bytes += len(frame.chunk)
+        tail.append((seq, chunk))
+        self._tail_bytes += len(chunk)
         while self._tail_bytes > TAIL_BYTES or len(tail) > TAIL_EVENTS:
-            self._tail_bytes -= len(tail.popleft()[1].chunk)
+            self._tail_bytes -= len(tail.popleft()[1])
 
     def _forget_tail(self) -> None:
         self._tail = None

@@ -98,10 +98,10 @@ class Hub:
             beating = self._slices[self._turn]
             self._turn = (self._turn + 1) % len(self._slices)
             if beating:
-                frame = notices.heartbeat()
+                chunk = notices.heartbeat().chunk
                 for stream in beating:
                     # One that is behind has more than a heartbeat coming.
-                    stream.push(frame)
+                    stream.push(chunk)
 
     def _sweep(self, _ticks: int) -> None:
         now = time.monotonic()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from sse_gateway.core import notices
-from sse_gateway.core.wire import Frame
+from sse_gateway.core.wire import Frame, bare
 
 DRAINED_BYTES = 64 * 1024
 """A paused stream reads on from history once no more than this is unsent."""
@@ -153,8 +153,8 @@ class Stream:
         """Tell whether the connection has ended under the stream."""
         return self.transport.is_closing()
 
-    def push(self, frame: Frame) -> bool:
-        """Write a frame, unless the reader is too far behind: then return False and write nothing.
+    def push(self, chunk: bytes) -> bool:
+        """Write an event, unless the reader is too far behind: then return False and write nothing.
 
         That is no verdict on the reader: at the peak of a burst a good one is behind too. The caller
         pauses the stream, which goes on from history.
@@ -168,9 +168,9 @@ class Stream:
             if unsent > self._queue_bytes or self._unsent_events > self._queue_events:
                 return False
         if self.ended_because is None and not transport.is_closing():
-            data = frame.chunk if self._chunked else frame.body
+            data = chunk if self._chunked else bare(chunk)
             transport.write(data)
-            self._own_frames += frame.events
+            self._own_frames += 1
             self._own_bytes += len(data)
         return True
 

@@ -164,16 +164,21 @@ class Live:
             raise error
 
     def _take(self, feed: Feed, payload: bytes) -> None:
-        if feed.is_next(payload):
-            self._metrics.durable_received += 1
-            behind = feed.deliver_next(payload)
-            if self._metrics.durable_received % LAG_SAMPLE == 0:
-                self._metrics.observe_lag(payload)
-            if behind:
-                self._on_behind(feed, behind, Cursor(feed.epoch, feed.last - 1), 0)
-            if b'"permission_' in payload:
-                self._on_permission(feed.session_id, payload)
-        elif payload.startswith(b'{"id":"'):
+        behind = feed.deliver_next(payload)
+        if behind is None:
+            self._take_other(feed, payload)
+            return
+        metrics = self._metrics
+        metrics.durable_received += 1
+        if metrics.durable_received % LAG_SAMPLE == 0:
+            metrics.observe_lag(payload)
+        if behind:
+            self._on_behind(feed, behind, Cursor(feed.epoch, feed.last - 1), 0)
+        if b'"permission_' in payload:
+            self._on_permission(feed.session_id, payload)
+
+    def _take_other(self, feed: Feed, payload: bytes) -> None:
+        if payload.startswith(b'{"id":"'):
             self._take_unexpected(feed, payload)
         elif payload.startswith(_ENDED):
             self._on_ended(feed.session_id)

@@ -1,23 +1,21 @@
 """Finding what pub/sub lost without a trace: nothing followed that could have shown a gap.
 
-That may also be a session's end. Each session's position is compared with the one in Redis at a low rate,
-batch by batch, jittered.
+That may also be a session's end. Each session's position is compared with the one in Redis at a low rate.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Iterable
 
 from sse_gateway.core.errors import GatewayError
 from sse_gateway.delivery.feed import Feed
-from sse_gateway.store.history import History
+from sse_gateway.gateway.rounds import go_round
+from sse_gateway.store.history import History, Position
 
 logger = logging.getLogger(__name__)
 
-BATCH = 100
 POSITION_CHECK_SECONDS = 10.0
 """Every session is compared once in about this time."""
 _IN_FLIGHT_SECONDS = 0.3
@@ -42,20 +40,16 @@ class Positions:
 
     async def run(self) -> None:
         """Go round and round."""
-        while True:
-            feeds = [feed for feed in self._feeds() if feed.epoch]
-            random.shuffle(feeds)
-            batches = [feeds[i : i + BATCH] for i in range(0, len(feeds), BATCH)]
-            pause = self._seconds * random.uniform(0.8, 1.2) / max(1, len(batches))
-            for batch in batches or [[]]:
-                try:
-                    await self._compare(batch)
-                except Exception:
-                    # Nobody would start this again, and it is what finds what nothing else does.
-                    logger.exception("positions could not be compared")
-                await asyncio.sleep(pause)
+        await go_round(self._feeds, self._compare, seconds=self._seconds)
 
     async def _compare(self, feeds: list[Feed]) -> None:
+        try:
+            await self._find_stale([feed for feed in feeds if feed.epoch])
+        except Exception:
+            # Nobody would start this again, and it is what finds what nothing else does.
+            logger.exception("positions could not be compared")
+
+    async def _find_stale(self, feeds: list[Feed]) -> None:
         known = [feed.position for feed in feeds]
         found = await self._history.positions([feed.session_id for feed in feeds])
         ahead = []
@@ -68,8 +62,11 @@ class Positions:
             elif there is not None and (there.ended or seq > feed.last):
                 ahead.append((feed, there))
         if ahead:
-            await asyncio.sleep(_IN_FLIGHT_SECONDS)
-            for feed, (cursor, ended) in ahead:
-                late = feed.epoch == cursor.epoch and (ended or feed.last < cursor.seq)
-                if late and not feed.unused:
-                    self._on_stale(feed)
+            # Nobody waits for it: where much is published there is nearly always something.
+            asyncio.get_running_loop().call_later(_IN_FLIGHT_SECONDS, self._look_again, ahead)
+
+    def _look_again(self, ahead: list[tuple[Feed, Position]]) -> None:
+        for feed, (cursor, ended) in ahead:
+            late = feed.epoch == cursor.epoch and (ended or feed.last < cursor.seq)
+            if late and not feed.unused:
+                self._on_stale(feed)

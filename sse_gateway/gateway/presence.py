@@ -1,25 +1,23 @@
 """Who is watching which session here, and telling it to Redis for all gateways to add up.
 
-A beat is written in batches: at once (gathered over a quarter of a second) when a session's numbers
-change or Redis is back, and again within every interval, so that a gateway that died is forgotten after
-three.
+A beat is written at once (gathered over a quarter of a second) when a session's numbers change or Redis is
+back, and again within every interval, so that a gateway that died is forgotten after three.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections import Counter
 
 from sse_gateway.core.errors import GatewayError
 from sse_gateway.delivery.stream import Stream
+from sse_gateway.gateway.rounds import MOST_AT_ONCE, go_round
 from sse_gateway.gateway.tasks import Tasks
 from sse_gateway.store.history import History
 
 BEAT_SECONDS = 10.0
 GATHER_SECONDS = 0.25
-_BATCH = 100
 
 
 class Presence:
@@ -37,7 +35,9 @@ class Presence:
     def start(self) -> None:
         """Start beating."""
         self._tasks.spawn(self._write_changes(), name="presence changes")
-        self._tasks.spawn(self._beat_all(), name="presence beats")
+        self._tasks.spawn(
+            go_round(lambda: self._streams, self._beat_again, seconds=BEAT_SECONDS), name="presence beats"
+        )
 
     async def stop(self) -> None:
         """Stop, having told Redis once more: a gateway that leaves takes its numbers with it."""
@@ -80,22 +80,16 @@ class Presence:
 
     async def _flush(self) -> None:
         while self._changed:
-            batch = [self._changed.pop() for _ in range(min(_BATCH, len(self._changed)))]
+            batch = [self._changed.pop() for _ in range(min(MOST_AT_ONCE, len(self._changed)))]
             try:
                 await self._beat(batch)
             except GatewayError:
                 self._changed.update(batch)
                 raise
 
-    async def _beat_all(self) -> None:
-        while True:
-            sessions = list(self._streams)
-            batches = [sessions[i : i + _BATCH] for i in range(0, len(sessions), _BATCH)]
-            pause = BEAT_SECONDS * random.uniform(0.8, 1.0) / max(1, len(batches))
-            for batch in batches or [[]]:
-                await asyncio.sleep(pause)
-                with contextlib.suppress(GatewayError):
-                    await self._beat(batch)
+    async def _beat_again(self, sessions: list[str]) -> None:
+        with contextlib.suppress(GatewayError):
+            await self._beat(sessions)
 
     async def _beat(self, sessions: list[str]) -> None:
         counts = [

@@ -22,7 +22,7 @@ from sse_gateway.core.keys import Keys
 
 logger = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 """Raised with every change of the scripts' behaviour; functions only ever gain arguments."""
 BEAT_SECONDS = 10
 """How often a gateway reports its streams; presence older than three beats does not count."""
@@ -223,6 +223,7 @@ class Library:
         return self._render(self.fingerprint)
 
     def _render(self, fingerprint: str) -> str:
+        slack_ms = max(400, 10 * self.limits.history_seconds)
         constants = {
             "VERSION": self.version,
             "FINGERPRINT": f'"{fingerprint}"',
@@ -231,7 +232,8 @@ class Library:
             "HISTORY_BYTES": self.limits.history_bytes,
             "HISTORY_SECONDS": self.limits.history_seconds,
             "MAX_EVENT_BYTES": self.limits.max_event_bytes,
-            "META_MS": f'"{max(86400, self.limits.history_seconds) * 1000}"',
+            "SLACK_MS": slack_ms,
+            "META_MS": f'"{max(86_400_000, self.limits.history_seconds * 1000 + slack_ms)}"',
             "PERMISSION_SECONDS": self.limits.permission_seconds,
             "BEAT_SECONDS": BEAT_SECONDS,
         }

@@ -194,16 +194,9 @@ class Push:
         if entry is not None:
             entry.confirm()
 
-    def _received(self, channel: bytes, payload: bytes) -> None:
-        if channel == self._probe_key:
-            if self._probe is not None and self._probe[0] == payload and not self._probe[1].done():
-                self._probe[1].set_result(None)
-            return
-        try:
-            self._on_message(channel, payload)
-        except Exception:
-            # Raised into the protocol it would end the connection, and with it the events of all sessions.
-            logger.exception("a message could not be taken")
+    def _probed(self, payload: bytes) -> None:
+        if self._probe is not None and self._probe[0] == payload and not self._probe[1].done():
+            self._probe[1].set_result(None)
 
     async def _supervise(self) -> None:
         while True:
@@ -240,8 +233,10 @@ class Push:
             subscriber = await Subscriber.connect(
                 await self._endpoint(),
                 name=self._name,
+                probe=self._probe_key,
                 pattern=self._pattern,
-                on_message=self._received,
+                on_message=self._on_message,
+                on_probe=self._probed,
                 on_subscribed=self._confirmed,
             )
         self._subscriber = subscriber

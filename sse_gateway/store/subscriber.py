@@ -5,6 +5,7 @@ Knows nothing of reconnecting (`push.py` does) nor of what a message means.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,11 +14,13 @@ from sse_gateway.core.errors import Refused
 from sse_gateway.store.protocol import Connection, open_connection
 from sse_gateway.store.servers import Endpoint
 
+logger = logging.getLogger(__name__)
+
 SUBSCRIBE_BATCH = 512
 """Channels in one SUBSCRIBE: large enough to be cheap, small enough not to stall the server."""
 
 Receive = Callable[[bytes, bytes], None]
-"""Called with channel and payload of each message, in order, from the event loop; must not raise."""
+"""Called with channel and payload of each message, in order, from the event loop."""
 
 
 class Subscriber(Connection):
@@ -29,9 +32,19 @@ class Subscriber(Connection):
 
     purpose = "push connection"
 
-    def __init__(self, *, on_message: Receive, on_subscribed: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        probe: bytes,
+        *,
+        on_message: Receive,
+        on_probe: Callable[[bytes], None],
+        on_subscribed: Callable[[bytes], None],
+    ) -> None:
         super().__init__()
+        self._probe = probe
+        """The channel whose messages go to `on_probe` alone."""
         self._on_message = on_message
+        self._on_probe = on_probe
         self._on_subscribed = on_subscribed
         self.refusal: Refused | None = None
         """What Redis has refused since it let us in."""
@@ -42,13 +55,16 @@ class Subscriber(Connection):
         endpoint: Endpoint,
         *,
         name: str,
+        probe: bytes,
         pattern: bytes,
         on_message: Receive,
+        on_probe: Callable[[bytes], None],
         on_subscribed: Callable[[bytes], None],
     ) -> Subscriber:
         """Open a connection that hears the channels `pattern` matches; raises OSError or Refused."""
         subscriber = await open_connection(
-            lambda: cls(on_message=on_message, on_subscribed=on_subscribed), endpoint
+            lambda: cls(probe, on_message=on_message, on_probe=on_probe, on_subscribed=on_subscribed),
+            endpoint,
         )
         try:
             await subscriber.must("CLIENT", "SETNAME", name)
@@ -73,20 +89,22 @@ class Subscriber(Connection):
                 self.send((command, *channels[start : start + SUBSCRIBE_BATCH]))
 
     def data_received(self, data: bytes) -> None:
-        reader = self._reader
-        on_message = self._on_message
         self.last_data_at = time.time()
-        reader.feed(data)
-        while True:
-            reply = reader.gets()
-            if reply is False:
-                return
-            if reply.__class__ is list and reply[0] == b"message":
-                on_message(reply[1], reply[2])
-            else:
-                self._other(reply)
+        self._reader.feed(data)
+        gets, on_message, probe = self._reader.gets, self._on_message, self._probe
+        while (reply := gets()) is not False:
+            try:
+                if reply.__class__ is not list or reply[0] != b"message":
+                    self._take_other(reply)
+                elif reply[1] == probe:
+                    self._on_probe(reply[2])
+                else:
+                    on_message(reply[1], reply[2])
+            except Exception:
+                # Raised into the loop it would end the connection, and with it the events of all sessions.
+                logger.exception("a message could not be taken")
 
-    def _other(self, reply: Any) -> None:
+    def _take_other(self, reply: Any) -> None:
         kind = reply[0] if isinstance(reply, list) and reply else None
         if kind == b"pmessage":
             self._on_message(reply[2], reply[3])

@@ -25,32 +25,51 @@ def ttl(scripts: Scripts, key: str) -> float:
 
 def test_history_and_state_live_600_seconds_after_the_last_write(scripts: Scripts) -> None:
     scripts.publish(SESSION, {"type": "tool_status", "data": {}})
-    assert 600 <= ttl(scripts, "history") <= 600.4
-    assert 600 <= ttl(scripts, "state") <= 600.4
+    assert 600 <= ttl(scripts, "history") <= 606
+    assert 600 <= ttl(scripts, "state") <= 606
     assert DAY - 1 <= ttl(scripts, "meta") <= DAY
 
 
-def test_every_publish_prolongs_them(scripts: Scripts) -> None:
+@pytest.fixture
+def short_lived(scripts: Scripts) -> Scripts:
+    """The scripts with lives of 30 s, which are prolonged after 0.4 s: a hundredth of 600 would take long."""
+    scripts.server.flush()
+    return Scripts(scripts.server, limits=Limits(history_seconds=30))
+
+
+def test_every_publish_prolongs_them(short_lived: Scripts) -> None:
     until = time.monotonic() + 1.2
     while time.monotonic() < until:
-        scripts.publish(SESSION, {"type": "tool_status", "data": {}})
-        assert ttl(scripts, "history") >= 599.9
-        assert ttl(scripts, "state") >= 599.9
+        short_lived.publish(SESSION, {"type": "tool_status", "data": {}})
+        assert 29.9 <= ttl(short_lived, "history") <= 30.4
+        assert 29.9 <= ttl(short_lived, "state") <= 30.4
         time.sleep(0.03)
+
+
+def test_a_life_of_600_seconds_is_prolonged_once_a_hundredth_of_it_is_gone(scripts: Scripts) -> None:
+    scripts.publish(SESSION, {"type": "tool_status", "data": {}})
+    meta = scripts.keys.meta(SESSION)
+    for gone_ms, prolonged in ((5_000, False), (6_001, True)):
+        # That much later, the lives have this much less left.
+        alive_until = int(scripts.client.time()[0]) * 1000 + 606_000 - gone_ms
+        scripts.client.hset(meta, "alive_until", alive_until)
+        scripts.client.expire(scripts.keys.history(SESSION), 100)
+        scripts.publish(SESSION, {"type": "x"})
+        assert (ttl(scripts, "history") > 600) is prolonged
 
 
 @pytest.mark.parametrize("kind", ["tool_status", "tool_result"])
 def test_a_state_that_begins_between_two_prolongations_has_a_life_too(scripts: Scripts, kind: str) -> None:
     scripts.publish(SESSION, {"type": "x"})
     scripts.publish(SESSION, {"type": kind, "data": {}})
-    assert 600 <= ttl(scripts, "state") <= 600.4
+    assert 600 <= ttl(scripts, "state") <= 606
 
 
-def test_a_plain_event_prolongs_the_state_with_the_history(scripts: Scripts) -> None:
-    scripts.publish(SESSION, {"type": "tool_status", "data": {}})
+def test_a_plain_event_prolongs_the_state_with_the_history(short_lived: Scripts) -> None:
+    short_lived.publish(SESSION, {"type": "tool_status", "data": {}})
     time.sleep(0.5)
-    scripts.publish(SESSION, {"type": "x"})
-    assert ttl(scripts, "state") >= 599.9
+    short_lived.publish(SESSION, {"type": "x"})
+    assert ttl(short_lived, "state") >= 29.9
 
 
 def test_the_history_outlives_the_longest_open_request_and_then_shrinks(scripts: Scripts) -> None:
@@ -62,8 +81,8 @@ def test_the_history_outlives_the_longest_open_request_and_then_shrinks(scripts:
     scripts.answer(SESSION, "short")
     assert ttl(scripts, "history") > 2 * HOUR
     scripts.answer(SESSION, "long")
-    assert 600 <= ttl(scripts, "history") <= 600.4
-    assert 600 <= ttl(scripts, "state") <= 600.4
+    assert 600 <= ttl(scripts, "history") <= 606
+    assert 600 <= ttl(scripts, "state") <= 606
 
 
 def test_lives_that_were_just_set_are_prolonged_for_a_longer_request(scripts: Scripts) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import pytest
 
 from sse_gateway.core.cursor import Cursor
-from sse_gateway.core.wire import Frame, durable_frame
+from sse_gateway.core.wire import Frame, durable_chunk
 from sse_gateway.delivery import feed as feed_module
 from sse_gateway.delivery.feed import Feed
 from tests.streams.outbox import EPOCH, OTHER_EPOCH, Outbox, event
@@ -33,8 +33,7 @@ def live(feed: Feed, **options: object) -> Outbox:
 
 def publish(feed: Feed, *seqs: int) -> None:
     for seq in seqs:
-        assert feed.is_next(event(seq))
-        feed.deliver_next(event(seq))
+        assert feed.deliver_next(event(seq)) is not None
 
 
 @pytest.mark.parametrize(
@@ -59,7 +58,7 @@ def publish(feed: Feed, *seqs: int) -> None:
 )  # fmt: skip
 def test_the_next_event_is_recognised_by_its_first_bytes(payload: bytes, is_next: bool) -> None:
     """Only a message that begins with exactly the next id is taken for a durable event."""
-    assert placed(7).is_next(payload) is is_next
+    assert (placed(7).deliver_next(payload) is not None) is is_next
 
 
 async def test_an_event_goes_to_every_live_stream_under_its_id() -> None:
@@ -79,8 +78,7 @@ async def test_a_replayed_entry_keeps_the_id_of_its_epoch() -> None:
     outbox = live(feed)
     feed.deliver_entry(8, event(8), settled=False)
     feed.adopt_epoch(OTHER_EPOCH)
-    assert feed.is_next(event(9, epoch=OTHER_EPOCH))
-    feed.deliver_next(event(9, epoch=OTHER_EPOCH))
+    assert feed.deliver_next(event(9, epoch=OTHER_EPOCH)) is not None
     assert f"id: {EPOCH}-8\n".encode() in outbox.text
     assert f"id: {OTHER_EPOCH}-9\n".encode() in outbox.text
 
@@ -146,7 +144,7 @@ async def test_a_join_without_room_for_the_tail_goes_on_from_where_it_got() -> N
 @pytest.mark.parametrize("bound", ["TAIL_EVENTS", "TAIL_BYTES"])
 async def test_the_tail_is_bounded(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept for joining streams has a bound; who needs more of it is sent back to the history."""
-    size = len(durable_frame(f"{EPOCH}-1".encode(), event(1)).chunk)
+    size = len(durable_chunk(f"{EPOCH}-1".encode(), event(1)))
     monkeypatch.setattr(feed_module, bound, 3 if bound == "TAIL_EVENTS" else 3 * size)
     feed = placed(0)
     join = feed.join()

@@ -17,28 +17,28 @@ FRAME = Frame(b"data: x\n\n")
 async def test_a_reader_that_takes_everything_is_never_full() -> None:
     """However many events pass, a stream with nothing unsent takes the next."""
     outbox = Outbox(queue_events=2, queue_bytes=10)
-    assert all(outbox.stream.push(FRAME) for _ in range(1000))
+    assert all(outbox.stream.push(FRAME.chunk) for _ in range(1000))
     assert (outbox.stream.events, outbox.stream.sent_bytes) == (1000, 1000 * len(FRAME.body))
 
 
 async def test_a_stream_is_full_by_events() -> None:
     """A push is refused, and writes nothing, once QUEUE_EVENTS were written since the buffer was empty."""
     outbox = Outbox(reads=False, queue_events=3)
-    assert [outbox.stream.push(FRAME) for _ in range(5)] == [True, True, True, False, False]
+    assert [outbox.stream.push(FRAME.chunk) for _ in range(5)] == [True, True, True, False, False]
     assert outbox.text == FRAME.body * 3
     outbox.buffer.take(1)
-    assert not outbox.stream.push(FRAME)
+    assert not outbox.stream.push(FRAME.chunk)
     outbox.buffer.take()
-    assert outbox.stream.push(FRAME)
+    assert outbox.stream.push(FRAME.chunk)
 
 
 async def test_a_stream_is_full_by_bytes() -> None:
     """A push is refused while more than QUEUE_BYTES are unsent; one event may pass the limit by itself."""
     outbox = Outbox(reads=False, queue_bytes=100)
-    assert outbox.stream.push(Frame(b"x" * 5000))
-    assert not outbox.stream.push(FRAME)
+    assert outbox.stream.push(Frame(b"x" * 5000).chunk)
+    assert not outbox.stream.push(FRAME.chunk)
     outbox.buffer.take(4900)
-    assert outbox.stream.push(FRAME)
+    assert outbox.stream.push(FRAME.chunk)
 
 
 @pytest.mark.parametrize("reason", list(CLOSE_REASONS))
@@ -49,7 +49,7 @@ async def test_closing_is_the_last_thing_said(reason: str) -> None:
     said = outbox.text
     assert outbox.names == ["closing"]
     outbox.stream.write(FRAME)
-    outbox.stream.push(FRAME)
+    outbox.stream.push(FRAME.chunk)
     outbox.stream.close("max_age")
     outbox.stream.end("client_gone")
     assert (outbox.text, outbox.finished, outbox.ended) == (said, 1, [reason])
@@ -59,7 +59,7 @@ async def test_nothing_is_written_to_a_connection_that_is_gone() -> None:
     """A stream whose peer left takes frames without an error and without bytes."""
     outbox = Outbox()
     outbox.buffer.closing = True
-    assert outbox.stream.push(FRAME)
+    assert outbox.stream.push(FRAME.chunk)
     outbox.stream.close("shutdown")
     assert (outbox.text, outbox.ended) == (b"", ["shutdown"])
 
