@@ -8,7 +8,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
-TICK_SECONDS = 0.05
+TICK_SECONDS = 0.02
 MOST_AT_ONCE = 100
 
 Item = TypeVar("Item")

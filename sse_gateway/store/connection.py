@@ -126,14 +126,15 @@ class Store:
             if not all(name.removeprefix("sse_") in _SAFE_TO_REPEAT for name, _, _ in calls):
                 return [as_gateway_error(result) for result in results]
             results = await self.send_many(commands)
-        return await asyncio.gather(
-            *(self._finish(call, result) for call, result in zip(calls, results, strict=True))
-        )
+        failed = [at for at, result in enumerate(results) if isinstance(result, Exception)]
+        if failed:
+            mended = await asyncio.gather(*(self._mend(calls[at], results[at]) for at in failed))
+            for at, result in zip(failed, mended, strict=True):
+                results[at] = result
+        return results
 
-    async def _finish(self, call: Call, result: Any) -> Any:
-        """Return the result of one call of a batch, made again by itself where that can help."""
-        if not isinstance(result, Exception):
-            return result
+    async def _mend(self, call: Call, result: Exception) -> Any:
+        """Return the result of a call that failed in a batch, made again by itself where that can help."""
         if judge(result) in (Outcome.REFUSED, Outcome.UNKNOWN):
             return as_gateway_error(result)
         name, session_id, args = call

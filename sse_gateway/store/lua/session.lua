@@ -49,12 +49,12 @@ local function check_keys(s)
   error(found)
 end
 
--- Open the session. Nothing is written before `session.begin`. With `events_only` nothing is asked or settled, as
--- in nearly every publish, and only what that needs is named.
+-- The session's names, and what time it is. With `events_only` nothing is asked or settled, as in nearly every
+-- publish, and only what that needs is named.
 --
 -- Beside what is set here: absent (there is no meta yet), moved (another server wrote meta) and old_epoch (of a
 -- session that moved), from `load`; next_due and open_until, from `load_deadlines`.
-function session.open(keys, idempotency_key, events_only)
+function session.find(keys, idempotency_key, events_only)
   local id = session_id_of(keys)
   local key = KEY .. id .. "}"
   -- Sixteen fields at once, no more: a Lua table grows by doubling, and is made anew each time.
@@ -90,6 +90,12 @@ function session.open(keys, idempotency_key, events_only)
   end
   local time
   s.now, time = clock.read()
+  return s, time
+end
+
+-- Open the session. Nothing is written before `session.begin`.
+function session.open(...)
+  local s, time = session.find(...)
   session.load(s, time)
   return s
 end
@@ -217,13 +223,15 @@ function session.check_right(command, on, ...)
   end
 end
 
--- Viewers are streams whose token may answer, over all gateways whose last beat is fresh.
-function session.presence(s)
+-- Viewers are streams whose token may answer, over all gateways but `except` whose last beat is fresh.
+function session.presence(s, except)
   local streams, viewers, stale = 0, 0, {}
   local fields = redis.call("HGETALL", s.streams)
   for at = 1, #fields, 2 do
     local count, able, beat = string.match(fields[at + 1], "^(%d+):(%d+):(%d+)$")
-    if count and s.now - tonumber(beat) <= PRESENCE_MS then
+    if fields[at] == except then
+      -- Its numbers are about to be others.
+    elseif count and s.now - tonumber(beat) <= PRESENCE_MS then
       streams, viewers = streams + tonumber(count), viewers + tonumber(able)
     else
       stale[#stale + 1] = fields[at]
