@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def describe() -> dict[str, object]:
         "virtual": hypervisor,
         "memory_gib": round(memory / 2**30, 1),
         "kernel": platform.release(),
-        "python": platform.python_version(),
+        # How an interpreter was built makes a fifth of its own part; a distribution's is what most people have.
+        "python": platform.python_version() + (" (the distribution's)" if sys.base_prefix == "/usr" else ""),
         "descriptors": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
     }
 

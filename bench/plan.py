@@ -104,17 +104,18 @@ def _fan_out(repeats: int, seconds: float) -> Case:
 
 def _routed(repeats: int, seconds: float, *, full: bool) -> Case:
     steps: dict[type[Server], list[int]] = {
+        servers.FloorRedis: [3000, 20_000],
         servers.Gateway: [3000, 10_000, 20_000, 25_000, 30_000],
         servers.GatewayInAiohttp: [3000, 20_000, 25_000],
         servers.GatewayPlain: [3000, 20_000, 40_000, 50_000],
         servers.Nchan: [3000, 10_000, 20_000],
         servers.NchanRedis: [3000, 6000, 8000, 9000, 10_000, 12_000],
-        servers.NchanRedisAlone: [3000, 6000, 8000, 9000, 10_000, 12_000],
+        servers.NchanRedisAlone: [3000, 6000, 8000, 9000, 10_000, 11_000, 12_000],
         servers.AiohttpSse: [1000, 3000, 5000, 7000, 9000],
         servers.SseStarlette: [1000, 3000, 5000, 7000],
     }
     if not full:
-        left_out = (1000, 9000, 12_000)
+        left_out = (1000, 9000, 11_000, 12_000)
         steps = {kind: [rate for rate in rates if rate not in left_out] for kind, rates in steps.items()}
     return Case(
         "routed",

@@ -84,7 +84,7 @@ def _fan_out(summary: Summary) -> Iterator[str]:
 def _routed(summary: Summary) -> Iterator[str]:
     yield from _head(
         "Routed: 1,000 sessions of one stream each",
-        "server", "events/s", "sustained", "CPU per event, µs", "core used", "in Redis, µs", "p50, ms",
+        "server", "events/s", "kept up", "CPU per event, µs", "core used", "in Redis, µs", "p50, ms",
         "p99, ms",
     )  # fmt: skip
     for name in summary.servers("routed"):

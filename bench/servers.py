@@ -25,6 +25,7 @@ from bench import machine
 from bench.programs import Line, Load
 from bench.started import Started, free_port
 from sse_gateway.store.embedded import server_binary
+from sse_gateway.store.library import Library
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -152,6 +153,23 @@ class Floor(Server):
 
     def line(self, stream: int, session: int) -> Line:
         return Line(session, "/", "", f"/s{session}")
+
+
+class FloorRedis(Floor):
+    """The C floor behind Redis: it subscribes, and writes each message to the one stream of its session."""
+
+    name = "C floor, Redis"
+    kind = "fcall"
+    settle_seconds = 1.0
+
+    def start(self) -> None:
+        self._start_redis()
+        self.redis_client().execute_command("FUNCTION", "LOAD", Library().text)
+        process = self._start([self.programs.paths["floor"], str(self.port), str(self.redis_port)])
+        self.programs.started.wait_for_port(process, self.port)
+
+    def line(self, stream: int, session: int) -> Line:
+        return Line(session, f"/bench-{session}", "", f"bench-{session}")
 
 
 class Gateway(Server):

@@ -168,10 +168,9 @@ class Live:
         if behind is None:
             self._take_other(feed, payload)
             return
-        metrics = self._metrics
-        metrics.durable_received += 1
-        if metrics.durable_received % LAG_SAMPLE == 0:
-            metrics.observe_lag(payload)
+        count = self._metrics.durable_received = self._metrics.durable_received + 1
+        if count % LAG_SAMPLE == 0:
+            self._metrics.observe_lag(payload)
         if behind:
             self._on_behind(feed, behind, Cursor(feed.epoch, feed.last - 1), 0)
         if b'"permission_' in payload:
