@@ -29,7 +29,7 @@ def describe() -> dict[str, object]:
         "virtual": hypervisor,
         "memory_gib": round(memory / 2**30, 1),
         "kernel": platform.release(),
-        # How an interpreter was built makes a fifth of its own part; a distribution's is what most people have.
+        # How an interpreter was built is a fifth of its own part; a distribution's is what most people have.
         "python": platform.python_version() + (" (the distribution's)" if sys.base_prefix == "/usr" else ""),
         "descriptors": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
     }

@@ -10,8 +10,8 @@ Results = dict[str, Any]
 """As results.json has them: machine, settings, cases → server → runs."""
 OURS = "sse_gateway"
 SUSTAINED_MS = 10
-"""A rate is sustained where a run keeps up and its 99th percentile stays below this: what the goals ask of the
-gateway, asked of everybody. A server whose queue grows through the whole run sustains nothing."""
+"""A rate is sustained where a run keeps up and its 99th percentile stays below this: what we are asked,
+asked of everybody. A server whose queue grows through the whole run sustains nothing."""
 
 
 class Summary:

@@ -140,14 +140,25 @@ class Live:
             self._unpark(feed)
 
     def receive(self, channel: bytes, payload: bytes) -> None:
-        """Take one message from the push connection."""
+        """Take one message from the push connection. The hot path, hence in one piece."""
         feed = self._feeds.get(channel)
         if feed is None:
             self._on_other(channel, payload)
-        elif feed.parked is None:
-            self._take(feed, payload)
-        else:
+            return
+        if feed.parked is not None:
             feed.parked.append(payload)
+            return
+        behind = feed.deliver_next(payload)
+        if behind is None:
+            self._take_other(feed, payload)
+            return
+        count = self._metrics.durable_received = self._metrics.durable_received + 1
+        if count % LAG_SAMPLE == 0:
+            self._metrics.observe_lag(payload)
+        if behind:
+            self._on_behind(feed, behind, Cursor(feed.epoch, feed.last - 1), 0)
+        if b'"permission_' in payload:
+            self._on_permission(feed.session_id, payload)
 
     def restored(self) -> None:
         """Catch every session up: nobody knows what was published while the connection was down."""
@@ -162,19 +173,6 @@ class Live:
         await asyncio.wait((task,))
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error
-
-    def _take(self, feed: Feed, payload: bytes) -> None:
-        behind = feed.deliver_next(payload)
-        if behind is None:
-            self._take_other(feed, payload)
-            return
-        count = self._metrics.durable_received = self._metrics.durable_received + 1
-        if count % LAG_SAMPLE == 0:
-            self._metrics.observe_lag(payload)
-        if behind:
-            self._on_behind(feed, behind, Cursor(feed.epoch, feed.last - 1), 0)
-        if b'"permission_' in payload:
-            self._on_permission(feed.session_id, payload)
 
     def _take_other(self, feed: Feed, payload: bytes) -> None:
         if payload.startswith(b'{"id":"'):
@@ -329,7 +327,7 @@ class Live:
             if parked.skipped:
                 feed.skip(parked.skipped)
             for payload in parked.messages:
-                self._take(feed, payload)
+                self.receive(feed.channel, payload)
         feed.wake()
 
     async def _catch_up_all(self) -> None:

@@ -35,7 +35,7 @@ async def test_catching_up_thousands_does_not_hold_up_the_rest(
     scale: Callable[[int, int], int],
 ) -> None:
     """After an outage 2,000 sessions are caught up or reset in batches, and events of others come at once."""
-    count = scale(300, 2000)
+    count = scale(600, 2000)
     wire = proxied(server)
     gateway = await gateways(
         wire, heartbeat_seconds=10, log_level="warning", max_streams_per_user=0, stream_rate_per_client=0
@@ -88,8 +88,9 @@ async def test_catching_up_thousands_does_not_hold_up_the_rest(
             f"on average {statistics.mean(meanwhile):.0f}; "
             f"the longest took {max(came - published for published, came in events):.3f} s"
         )
-        # Counted in streams, not in seconds: those depend on what else the machine does.
-        assert max(meanwhile) <= 2 * CATCH_UP_BATCH
+        # Counted in streams, not in seconds: those depend on what else the machine does. An event may come into the
+        # middle of two batches, and what is ready at once is read in any order here: up to a batch more.
+        assert max(meanwhile) <= 3 * CATCH_UP_BATCH
         numbers = [int(id.partition("-")[2]) for id in uninvolved.ids]
         assert numbers == list(range(1, len(numbers) + 1))
 
