@@ -88,8 +88,8 @@ async def test_catching_up_thousands_does_not_hold_up_the_rest(
             f"on average {statistics.mean(meanwhile):.0f}; "
             f"the longest took {max(came - published for published, came in events):.3f} s"
         )
-        # Counted in streams, not in seconds: those depend on what else the machine does. An event may come into
-        # the middle of two batches, and what is ready at once is read in any order here: up to a batch more.
+        # Counted in streams, not in seconds: those depend on what else the machine does. An event may come
+        # into the middle of two batches, and what is ready at once is read in any order: up to a batch more.
         assert max(meanwhile) <= 3 * CATCH_UP_BATCH
         numbers = [int(id.partition("-")[2]) for id in uninvolved.ids]
         assert numbers == list(range(1, len(numbers) + 1))
