@@ -308,7 +308,7 @@ class Gateway:
                     stream.close("session_ended")
                 return
             # That may take long, and a publish may have reopened the session meanwhile.
-            await self.live.catch_up(feed, "ended")
+            await self.live.catching_up.now(feed, "ended")
             caught_up = True
 
     # -- how it is doing --------------------------------------------------------------------------

@@ -233,7 +233,7 @@ class Handover:
                 await self._wait_for_live(feed, position)
                 return position, None
             if position.epoch != feed.epoch:
-                await self._live.catch_up(feed, "epoch")
+                await self._live.catching_up.now(feed, "epoch")
         replay = await self._replay(join, stream, str(position))
         if replay is None:
             return position, None
@@ -247,7 +247,7 @@ class Handover:
         while feed.last < position.seq and feed.epoch == position.epoch and feed.parked is None:
             left = until - loop.time()
             if left <= 0:
-                await self._live.catch_up(feed, "lagging")
+                await self._live.catching_up.now(feed, "lagging")
                 return
             await feed.advance(left)
 

@@ -13,8 +13,8 @@ import pytest
 
 from sse_gateway.core.cursor import Cursor
 from sse_gateway.core.keys import Keys
+from sse_gateway.gateway import catching_up as catching_up_module
 from sse_gateway.gateway import handover as handover_module
-from sse_gateway.gateway import live as live_module
 from sse_gateway.gateway.handover import Handover
 from sse_gateway.gateway.live import Live
 from sse_gateway.metrics import Metrics
@@ -141,8 +141,8 @@ async def test_a_first_position_told_twice_is_one_position(
 ) -> None:
     """A stream that joins while everything is caught up misses and repeats nothing, whatever comes first."""
     for module, name in (
-        (live_module, "CATCH_UP_SECONDS"),
-        (live_module, "CATCH_UP_BATCH_SECONDS"),
+        (catching_up_module, "CATCH_UP_SECONDS"),
+        (catching_up_module, "CATCH_UP_BATCH_SECONDS"),
         (handover_module, "LIVE_LAG_SECONDS"),
     ):
         monkeypatch.setattr(module, name, 0.002)

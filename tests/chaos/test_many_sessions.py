@@ -13,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from sse_gateway.core.keys import Keys
-from sse_gateway.gateway.live import CATCH_UP_BATCH
+from sse_gateway.gateway.catching_up import CATCH_UP_BATCH
 from tests.support.gateway import GatewayProcess
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisProcess
