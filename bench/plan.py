@@ -105,6 +105,7 @@ def _fan_out(repeats: int, seconds: float) -> Case:
 def _routed(repeats: int, seconds: float, *, full: bool) -> Case:
     steps: dict[type[Server], list[int]] = {
         servers.FloorRedis: [3000, 20_000],
+        servers.PythonFloor: [3000, 20_000],
         servers.Gateway: [3000, 10_000, 20_000, 25_000, 30_000],
         servers.GatewayInAiohttp: [3000, 20_000, 25_000],
         servers.GatewayPlain: [3000, 20_000, 40_000, 50_000],

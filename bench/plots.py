@@ -18,6 +18,7 @@ STYLE = {
     "sse-starlette + redis-py": ("#5c940d", "v"),
     "C floor": ("#212529", "x"),
     "C floor, Redis": ("#212529", "x"),
+    "Python floor, Redis": ("#74c0fc", "x"),
 }
 
 

@@ -165,11 +165,24 @@ class FloorRedis(Floor):
     def start(self) -> None:
         self._start_redis()
         self.redis_client().execute_command("FUNCTION", "LOAD", Library().text)
-        process = self._start([self.programs.paths["floor"], str(self.port), str(self.redis_port)])
+        command = [*self._program(), str(self.port), str(self.redis_port)]
+        process = self._start(command, env={"PYTHONPATH": str(ROOT)})
         self.programs.started.wait_for_port(process, self.port)
+
+    def _program(self) -> list[str | Path]:
+        return [self.programs.paths["floor"]]
 
     def line(self, stream: int, session: int) -> Line:
         return Line(session, f"/bench-{session}", "", f"bench-{session}")
+
+
+class PythonFloor(FloorRedis):
+    """The same in Python: uvloop, hiredis, a dict and one write."""
+
+    name = "Python floor, Redis"
+
+    def _program(self) -> list[str | Path]:
+        return [sys.executable, "-m", "bench.peers.python_floor"]
 
 
 class Gateway(Server):
