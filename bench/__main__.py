@@ -37,15 +37,22 @@ def main() -> None:
     os.sched_setaffinity(0, machine.OTHER_CORES)
     if len(machine.CORES) < 2:
         print("warning: with one core, servers and clients disturb each other", file=sys.stderr)
-    results = _header(full=asked.full)
+    results = header = _header(full=asked.full)
     if asked.add and (output / "results.json").exists():
-        results = json.loads((output / "results.json").read_text()) | {"load_before": results["load_before"]}
+        results = json.loads((output / "results.json").read_text())
     cases = [case for case in plan(full=asked.full) if not asked.only or case.key.split()[0] in asked.only]
     with Started() as started:
         programs = Programs(started, compile_all(started.folder))
         for number, case in enumerate(cases, 1):
             _say(f"[{number}/{len(cases)}] {case.title}")
-            results["cases"][case.key] = {"title": case.title, **_run(case, programs, asked.repeats)}
+            found = {"title": case.title, **_run(case, programs, asked.repeats)}
+            if results is not header:
+                found["later"] = {
+                    "when": header["when"],
+                    "commit": header["commit"],
+                    "python": header["machine"]["python"],
+                }
+            results["cases"][case.key] = found
             _write(results, output)
     print((output / "results.md").read_text())
     _say(f"written to {output}")
