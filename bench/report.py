@@ -31,12 +31,11 @@ def text(results: Results) -> str:
         "Redis, publisher, clients and the harness share the other. Medians; in brackets how many runs "
         "were good.\n",
     ]
-    for case in results["cases"].values():
-        if later := case.get("later"):
-            parts.append(
-                f"Measured later, {later['when']}, commit {later['commit']}, Python {later['python']}: "
-                f"{case['title']}.\n"
-            )
+    parts += [
+        f"Measured later, {later['when']}, commit {later['commit']}, Python {later['python']}: {case['title']}.\n"
+        for case in results["cases"].values()
+        if (later := case.get("later"))
+    ]
     for section in (_goals, _fan_out, _routed, _memory, _connecting, _storm, _rest, _million):
         rows = list(section(summary))
         if len(rows) > 3:
