@@ -32,7 +32,8 @@ def text(results: Results) -> str:
         "were good.\n",
     ]
     parts += [
-        f"Measured later, {later['when']}, commit {later['commit']}, Python {later['python']}: {case['title']}.\n"
+        f"Measured later, {later['when']}, commit {later['commit']}, Python {later['python']}: "
+        f"{case['title']}.\n"
         for case in results["cases"].values()
         if (later := case.get("later"))
     ]
