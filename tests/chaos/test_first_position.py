@@ -88,14 +88,19 @@ def orders() -> Iterator[tuple[str, ...]]:
             yield order
 
 
-async def play(order: tuple[str, ...]) -> Outbox:
-    """Let a stream join in this order of things, publish one event more, and return what it was sent."""
-    history = History()
-    live = Live(
+def made_live(history: History) -> Live:
+    """Return what takes the messages of all sessions, with nobody to react to anything."""
+    return Live(
         cast(Any, history), keys=Keys(), max_event_bytes=1000, metrics=Metrics(),
         on_request=lambda *_: None, on_permission=lambda *_: None, on_ended=lambda *_: None,
         on_behind=lambda *_: None, on_other=lambda *_: None, ready=lambda *_: cast(Any, None),
     )  # fmt: skip
+
+
+async def play(order: tuple[str, ...]) -> Outbox:
+    """Let a stream join in this order of things, publish one event more, and return what it was sent."""
+    history = History()
+    live = made_live(history)
     handover = Handover(
         live=live, push=cast(Any, Push()), history=cast(Any, history), metrics=Metrics(), gateway_id="g",
         heartbeat_seconds=30,
@@ -153,3 +158,23 @@ async def test_a_first_position_told_twice_is_one_position(
         shown = [int(seq) for seq in SHOWN.findall(outbox.text)]
         began = EVENTS + 1 - len(shown)
         assert shown == list(range(began + 1, EVENTS + 2)), (order, outbox.text)
+
+
+async def test_what_waited_for_a_session_that_was_left_is_not_shown_to_who_comes_next() -> None:
+    """Messages that came while a feed caught up go with it: they are older than its successor's stream."""
+    history = History()
+    live = made_live(history)
+    left = live.join("s")
+    live.restored()
+    await until(lambda: len(history.readers) == 1, "the catching up's read", every=0)
+    live.receive(b"sse_events:s", b'{"type":"note","data":{"for":"who was here before"}}')
+    live.leave(left.feed, join=left)
+    joined = live.join("s")
+    joined.feed.place(Cursor(EPOCH, 0))
+    joined.feed.parked = None
+    outbox = Outbox()
+    assert joined.feed.admit(joined, outbox.stream, joined.feed.position) is None
+    # The catching up that was cancelled comes to its end.
+    await until(lambda: left.feed.parked is None, "the end of the catching up", every=0)
+    assert outbox.text == b""
+    await live.stop()
