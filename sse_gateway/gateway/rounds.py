@@ -9,7 +9,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 TICK_SECONDS = 0.02
+"""Between two turns, where one at a time would be too many turns."""
 MOST_AT_ONCE = 100
+"""Sessions in one batch to Redis, which serves nobody else meanwhile (REDIS.md)."""
 
 Item = TypeVar("Item")
 

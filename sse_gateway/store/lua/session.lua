@@ -229,11 +229,11 @@ function session.presence(s, except)
   local fields = redis.call("HGETALL", s.streams)
   for at = 1, #fields, 2 do
     local count, able, beat = string.match(fields[at + 1], "^(%d+):(%d+):(%d+)$")
-    if fields[at] == except then
-      -- Its numbers are about to be others.
-    elseif count and s.now - tonumber(beat) <= PRESENCE_MS then
-      streams, viewers = streams + tonumber(count), viewers + tonumber(able)
-    else
+    if count and s.now - tonumber(beat) <= PRESENCE_MS then
+      if fields[at] ~= except then
+        streams, viewers = streams + tonumber(count), viewers + tonumber(able)
+      end
+    elseif fields[at] ~= except then
       stale[#stale + 1] = fields[at]
     end
   end
