@@ -9,7 +9,7 @@ all. The others are asked one by one whether their reader keeps up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sse_gateway.delivery.stream import Stream
 
@@ -67,7 +67,7 @@ class Audience:
             self._slow.add(stream)
         self._look_for_sole()
 
-    def push(self, chunk: bytes) -> list[Stream]:
+    def push(self, chunk: bytes) -> Sequence[Stream]:
         """Write an event to every stream; return those whose reader is too far behind to get it."""
         self.frames += 1
         self.sent_bytes += len(chunk)
@@ -77,7 +77,7 @@ class Audience:
                 self._sole.write(chunk)
             except RuntimeError:
                 pass
-            return []
+            return ()
         # Before any write: what stalls or flows by it must not get the event twice.
         slow = list(self._slow)
         for transport in self._transports.values():

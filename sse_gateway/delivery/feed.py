@@ -180,7 +180,7 @@ class Feed:
         if self.doubted is None and self.last_data:
             self.doubted = (self.last, self.last_data)
 
-    def deliver_next(self, payload: bytes) -> list[Stream] | None:
+    def deliver_next(self, payload: bytes) -> Sequence[Stream] | None:
         """Write a message to every live stream if it is exactly the durable event that follows `position`.
 
         Returns those now behind, or None when it is anything else. Nothing is parsed: the script begins each
@@ -191,7 +191,7 @@ class Feed:
             return None
         return self._deliver(self.last + 1, payload, durable_chunk(expected[7:-2], payload))
 
-    def deliver_entry(self, seq: int, payload: bytes, *, settled: bool) -> list[Stream]:
+    def deliver_entry(self, seq: int, payload: bytes, *, settled: bool) -> Sequence[Stream]:
         """Write an event read from history, under the id it was published with.
 
         `settled` marks a permission request that is no longer open.
@@ -201,7 +201,7 @@ class Feed:
             return self._deliver(seq, payload, notices.settled_request(payload, id=id.decode()).chunk)
         return self._deliver(seq, payload, durable_chunk(id, payload))
 
-    def deliver_transient(self, frame: Frame) -> list[Stream]:
+    def deliver_transient(self, frame: Frame) -> Sequence[Stream]:
         """Write an event that has no place in history; who is not live is told the number later."""
         for join in self.joining:
             join.skipped += 1
@@ -273,7 +273,7 @@ class Feed:
             self._waiting.set_result(None)
             self._waiting = None
 
-    def _deliver(self, seq: int, payload: bytes, chunk: bytes) -> list[Stream]:
+    def _deliver(self, seq: int, payload: bytes, chunk: bytes) -> Sequence[Stream]:
         self.last = seq
         self.last_data = payload
         self._expected = b'%b%d",' % (self._prefix, seq + 1)

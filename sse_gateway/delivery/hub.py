@@ -106,6 +106,9 @@ class Hub:
     def _sweep(self, _ticks: int) -> None:
         now = time.monotonic()
         for stream in list(self.streams):
+            if stream.flowing:
+                # Nothing is unsent, and its carrier says when that or the connection ends.
+                continue
             if stream.gone:
                 stream.end("client_gone")
                 continue

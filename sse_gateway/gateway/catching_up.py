@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from sse_gateway.core.cursor import Cursor
 from sse_gateway.core.errors import Unavailable
@@ -43,7 +43,7 @@ class CatchingUp:
         on_done: Callable[[Feed], None],
         on_permission: Callable[[str, bytes], None],
         on_ended: Callable[[str], None],
-        on_behind: Callable[[Feed, list[Stream], Cursor, int], None],
+        on_behind: Callable[[Feed, Sequence[Stream], Cursor, int], None],
         ready: Callable[[str, Cursor], Frame],
     ) -> None:
         self._history = history

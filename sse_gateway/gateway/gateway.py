@@ -9,6 +9,7 @@ import random
 import secrets
 import socket
 import time
+from collections.abc import Sequence
 
 from sse_gateway.auth import RESPOND, Principal
 from sse_gateway.config import Settings
@@ -251,7 +252,7 @@ class Gateway:
 
     # -- what comes from below --------------------------------------------------------------------
 
-    def _pause(self, feed: Feed, streams: list[Stream], position: Cursor, transient: int) -> None:
+    def _pause(self, feed: Feed, streams: Sequence[Stream], position: Cursor, transient: int) -> None:
         self.handover.resume_behind(feed, streams, position, transient)
 
     def _receive_other(self, channel: bytes, payload: bytes) -> None:

@@ -158,7 +158,7 @@ class Handover:
                 stream.write(*opening)
                 await self._follow(join, stream, replay)
 
-    def resume_behind(self, feed: Feed, streams: list[Stream], position: Cursor, transient: int) -> None:
+    def resume_behind(self, feed: Feed, streams: Sequence[Stream], position: Cursor, transient: int) -> None:
         """Pause live streams whose readers are behind; they go on from history as they read."""
         for stream in streams:
             if feed.live.remove(stream):

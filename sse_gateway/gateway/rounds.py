@@ -8,8 +8,8 @@ import random
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
-TICK_SECONDS = 0.02
-"""Between two turns, where one at a time would be too many turns."""
+TICK_SECONDS = 0.1
+"""Between two turns, where one at a time would be too many turns: each wakes the loop twice, and Redis."""
 MOST_AT_ONCE = 100
 """Sessions in one batch to Redis, which serves nobody else meanwhile (REDIS.md)."""
 
