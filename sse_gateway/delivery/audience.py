@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence
 from sse_gateway.delivery.stream import Stream
 
 _NOBODY: frozenset[Stream] = frozenset()
+_FRAME = 1 << 50
 
 
 class Audience:
     """Hold live streams, and write to them."""
 
-    __slots__ = ("_slow", "_sole", "_transports", "frames", "sent_bytes")
+    __slots__ = ("_slow", "_sole", "_transports", "_written")
 
     def __init__(self) -> None:
         self._transports: dict[Stream, asyncio.WriteTransport | None] = {}
@@ -28,9 +29,19 @@ class Audience:
         """The transport of the only stream, if it flows: most sessions have one."""
         self._slow: set[Stream] | frozenset[Stream] = _NOBODY
         """Streams that do not flow. A set of its own only where there is one: few sessions need it."""
-        self.frames = 0
-        self.sent_bytes = 0
-        """Written so far to a stream that flowed all the time."""
+        self._written = 0
+        """To a stream that flowed all the time: how many frames, times `_FRAME`, and bytes. One number of a session
+        less is one object less to be fetched from afar and replaced with each event."""
+
+    @property
+    def frames(self) -> int:
+        """Return how many frames were written so far to a stream that flowed all the time."""
+        return self._written // _FRAME
+
+    @property
+    def sent_bytes(self) -> int:
+        """Return how many bytes they had."""
+        return self._written % _FRAME
 
     def __len__(self) -> int:
         return len(self._transports)
@@ -69,8 +80,7 @@ class Audience:
 
     def push(self, chunk: bytes) -> Sequence[Stream]:
         """Write an event to every stream; return those whose reader is too far behind to get it."""
-        self.frames += 1
-        self.sent_bytes += len(chunk)
+        self._written += _FRAME + len(chunk)
         # uvloop raises RuntimeError for a connection that is gone; the stream's end is on its way then.
         if self._sole is not None:
             try:

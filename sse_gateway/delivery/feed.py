@@ -79,7 +79,6 @@ class Feed:
     """Fan one session's events out to its live streams."""
 
     __slots__ = (
-        "_expected",
         "_prefix",
         "_tail",
         "_tail_bytes",
@@ -123,8 +122,7 @@ class Feed:
         self._tail: deque[tuple[int, bytes]] | None = None
         self._tail_bytes = 0
         self._prefix = b""
-        self._expected = b""
-        """What the next durable event begins with: `_prefix`, its seq, and the end of its id."""
+        """What a durable event of this epoch begins with, up to its seq."""
         self._waiting: asyncio.Future[None] | None = None
 
     @property
@@ -186,10 +184,11 @@ class Feed:
         Returns those now behind, or None when it is anything else. Nothing is parsed: the script begins each
         event with its id (REDIS.md).
         """
-        expected = self._expected
+        seq = self.last + 1
+        expected = b'%b%d",' % (self._prefix, seq)
         if not payload.startswith(expected):
             return None
-        return self._deliver(self.last + 1, payload, durable_chunk(expected[7:-2], payload))
+        return self._deliver(seq, payload, durable_chunk(expected[7:-2], payload))
 
     def deliver_entry(self, seq: int, payload: bytes, *, settled: bool) -> Sequence[Stream]:
         """Write an event read from history, under the id it was published with.
@@ -276,7 +275,6 @@ class Feed:
     def _deliver(self, seq: int, payload: bytes, chunk: bytes) -> Sequence[Stream]:
         self.last = seq
         self.last_data = payload
-        self._expected = b'%b%d",' % (self._prefix, seq + 1)
         if self.joining:
             self._remember(seq, chunk)
         if self._waiting is not None:
@@ -298,5 +296,4 @@ class Feed:
 
     def _renumber(self) -> None:
         self._prefix = b'{"id":"%b-' % self.epoch.encode()
-        self._expected = b'%b%d",' % (self._prefix, self.last + 1)
         self.wake()
