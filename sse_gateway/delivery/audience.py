@@ -30,8 +30,8 @@ class Audience:
         self._slow: set[Stream] | frozenset[Stream] = _NOBODY
         """Streams that do not flow. A set of its own only where there is one: few sessions need it."""
         self._written = 0
-        """To a stream that flowed all the time: how many frames, times `_FRAME`, and bytes. One number of a session
-        less is one object less to be fetched from afar and replaced with each event."""
+        """To a stream that flowed all the time: how many frames, times `_FRAME`, and bytes. In one number,
+        since each is an object to be fetched from afar and replaced with every event."""
 
     @property
     def frames(self) -> int:

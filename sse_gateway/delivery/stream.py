@@ -24,8 +24,11 @@ CLOSE_GRACE_SECONDS = 5.0
 class Audience(Protocol):
     """The streams that are written to together (`delivery.audience`), as far as one of them knows it."""
 
-    frames: int
-    sent_bytes: int
+    @property
+    def frames(self) -> int: ...
+
+    @property
+    def sent_bytes(self) -> int: ...
 
     def note(self, stream: Stream) -> None:
         """Note whether a stream flows."""

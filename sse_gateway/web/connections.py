@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import islice
 from typing import Any, Protocol
 
@@ -32,10 +31,6 @@ HEAD_SECONDS = 10.0
 """How long a request's head may take, counted from the connection or from its first byte."""
 CLOSE_SECONDS = 5.0
 """How long answers still under way, and streams' last bytes, may take once everything is being closed."""
-UNREAD_SECONDS = 60
-"""How long a client may take nothing of an answer."""
-_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
-UNREAD_OPTIONS = [(_USER_TIMEOUT, UNREAD_SECONDS * 1000)] if _USER_TIMEOUT is not None else []
 STRAY_BYTES = 4096
 """How much a client may send on a stream before it is taken for an attack; all of it is discarded."""
 MAX_ADDRESS_BYTES = 12 * 1024
@@ -102,9 +97,6 @@ class Connections:
             self._end(connection, "too_many")
             return
         self._wait_for_head(connection)
-        assert connection.transport is not None
-        # The kernel drops a client that takes nothing of its answer.
-        set_tcp_options(connection.transport, UNREAD_OPTIONS)
 
     def takes(self, connection: web.RequestHandler, data: bytes) -> bool:
         """Tell whether bytes are for the parser; those sent on a stream are for nobody."""
@@ -284,23 +276,3 @@ def _told(status: int, exc: BaseException | None) -> GatewayError:
             return GatewayError("url_too_long", f"An address may have at most {MAX_ADDRESS_BYTES} bytes.")
         return GatewayError("headers_too_large", f"A header may have at most {MAX_HEADER_BYTES} bytes.")
     return GatewayError("bad_request", "This is not valid HTTP, or not in a form this server takes.")
-
-
-def set_tcp_options(transport: asyncio.BaseTransport, options: Iterable[tuple[int, int]]) -> None:
-    """Set socket options of a connection; does nothing where it is no TCP connection.
-
-    With uvloop each option set through the transport's own socket object duplicates and closes a descriptor.
-    """
-    sock = transport.get_extra_info("socket")
-    if sock is None:
-        return
-    # With a descriptor given, family and type are not asked of the kernel and matter to nobody.
-    borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=sock.fileno())
-    try:
-        for option, value in options:
-            borrowed.setsockopt(socket.IPPROTO_TCP, option, value)
-    except OSError:
-        # A unix socket has no such options.
-        pass
-    finally:
-        borrowed.detach()

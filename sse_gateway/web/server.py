@@ -20,11 +20,10 @@ from sse_gateway.gateway import Gateway
 from sse_gateway.metrics import Metrics
 from sse_gateway.web.app import make_admin_app, make_app
 from sse_gateway.web.connections import CLOSE_SECONDS, CONNECTIONS, PARSER_LIMITS, serve_through
+from sse_gateway.web.listening import listen
 
 logger = logging.getLogger(__name__)
 
-BACKLOG = 4096
-"""aiohttp's default of 128 costs a second at the first thousand reconnects."""
 KEEPALIVE_SECONDS = 75.0
 """Longer than a proxy keeps an idle connection (nginx and ALB 60 s): it must not send an answer's POST on one
 that is just being closed. Whoever holds many makes room when places run out (`Connections`)."""
@@ -57,7 +56,7 @@ async def run(settings: Settings, *, ready: Callable[[str], None] | None = None)
         _runner(make_admin_app(settings, gateway, authenticator)) if settings.admin_port is not None else None
     )
     try:
-        site = await _listen(runner, settings.host, settings.port, reuse_port=settings.reuse_port)
+        sites = await _listen(runner, settings.host, settings.port, reuse_port=settings.reuse_port)
         if admin is not None:
             assert settings.admin_port is not None
             await _listen(admin, settings.host, settings.admin_port, reuse_port=settings.reuse_port)
@@ -78,7 +77,8 @@ async def run(settings: Settings, *, ready: Callable[[str], None] | None = None)
             ready(address)
         await stopping.wait()
         gateway.leave()
-        await site.stop()
+        for site in sites:
+            await site.stop()
         await gateway.hub.drain(settings.drain_seconds)
     finally:
         await runner.cleanup()
@@ -103,13 +103,11 @@ def _runner(app: web.Application) -> web.AppRunner:
     )
 
 
-async def _listen(runner: web.AppRunner, host: str, port: int, *, reuse_port: bool) -> web.TCPSite:
+async def _listen(runner: web.AppRunner, host: str, port: int, *, reuse_port: bool) -> list[web.BaseSite]:
     if runner.server is None:
         await runner.setup()
         serve_through(runner, runner.app[CONNECTIONS])
-    site = web.TCPSite(runner, host, port, backlog=BACKLOG, reuse_port=reuse_port or None)
-    await site.start()
-    return site
+    return await listen(runner, host, port, reuse_port=reuse_port)
 
 
 def _address(runner: web.AppRunner) -> str:

@@ -7,27 +7,12 @@ handed over (docs/design.md), by public calls only.
 from __future__ import annotations
 
 import asyncio
-import socket
-import sys
 from typing import Protocol
 
 from aiohttp import HttpVersion11, web
 
 from sse_gateway.core.wire import LAST_CHUNK
-from sse_gateway.web.connections import (
-    CONNECTIONS,
-    STRAY_BYTES,
-    UNREAD_OPTIONS,
-    Connections,
-    set_tcp_options,
-)
-
-NOTSENT_LOWAT_BYTES = 64 * 1024
-_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
-STREAM_OPTIONS = [(socket.TCP_NODELAY, 1), *UNREAD_OPTIONS]
-# Unsent bytes stay in our own buffer, where they are counted, and not in megabytes of the kernel's.
-if _NOTSENT_LOWAT is not None:
-    STREAM_OPTIONS.append((_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES))
+from sse_gateway.web.connections import CONNECTIONS, STRAY_BYTES, Connections
 
 
 class _Carried(Protocol):
@@ -125,7 +110,6 @@ def carry(request: web.Request, *, by: str) -> tuple[HandedOver | Held, asyncio.
     transport = request.transport
     if transport is None or transport.is_closing():
         raise ConnectionResetError
-    set_tcp_options(transport, STREAM_OPTIONS)
     return (_hand_over(request, transport) if by == "handover" else _held(request)), transport
 
 

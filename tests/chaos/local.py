@@ -16,6 +16,7 @@ from sse_gateway.config import Settings
 from sse_gateway.gateway import Gateway
 from sse_gateway.metrics import Metrics
 from sse_gateway.web.app import make_app
+from sse_gateway.web.listening import listen
 from tests.support import leaks
 from tests.support.gateway import BASE_PATH
 from tests.support.ports import free_port
@@ -67,7 +68,7 @@ async def local_gateway(
     handler = logging.StreamHandler(said)
     logging.getLogger("sse_gateway").addHandler(handler)
     try:
-        await web.TCPSite(runner, "127.0.0.1", port).start()
+        await listen(runner, "127.0.0.1", port)
         await until(lambda: not gateway.not_ready(), "the gateway to be ready")
         yield LocalGateway(gateway, port)
     finally:

@@ -10,8 +10,7 @@ import httpx
 import pytest
 import uvloop
 
-from sse_gateway.web.connections import UNREAD_SECONDS
-from sse_gateway.web.transport import NOTSENT_LOWAT_BYTES
+from sse_gateway.web.listening import NOTSENT_LOWAT_BYTES, UNREAD_SECONDS
 from tests.chaos.local import local_gateway
 from tests.support.servers import RedisProcess
 from tests.support.tokens import token
