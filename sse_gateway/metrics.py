@@ -20,6 +20,7 @@ from sse_gateway import __version__
 _PREFIX = "sse_gateway_"
 _DURATIONS = (1, 10, 60, 300, 900, 3600, 14400, 86400)
 _LATENCIES = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_MOST_READ_BYTES = 4096
 _DECISIONS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 3600)
 
 
@@ -82,10 +83,15 @@ class Metrics:
         )
 
     def observe_lag(self, payload: bytes) -> None:
-        """Record how long ago an event says it was published; clocks that disagree count as nothing."""
+        """Record how long ago an event says it was published; clocks that disagree count as nothing.
+
+        One that is long to read is not asked.
+        """
+        if len(payload) > _MOST_READ_BYTES:
+            return
         try:
             published = datetime.fromisoformat(json.loads(payload)["timestamp"]).timestamp()
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return
         self.delivery_lag.observe(max(0.0, time.time() - published))
 

@@ -1,4 +1,4 @@
-"""The sockets the gateway listens on, with the options that each connection has from its first moment.
+"""Where the gateway listens, and the options that each connection has from its first moment.
 
 Linux gives a connection those of the socket it came in by. Set on each by itself they were three percent of a
 reconnect storm.
@@ -7,6 +7,7 @@ reconnect storm.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import sys
 
@@ -26,30 +27,17 @@ _OPTIONS = (
 )
 
 
-async def listen(
-    runner: web.BaseRunner, host: str, port: int, *, reuse_port: bool = False
-) -> list[web.BaseSite]:
-    """Serve what `runner` serves at each address of `host`; raises OSError."""
-    sites: list[web.BaseSite] = []
-    for listening in await _sockets(host, port, reuse_port=reuse_port):
-        sites.append(web.SockSite(runner, listening, backlog=BACKLOG))
-        await sites[-1].start()
-    return sites
-
-
-async def _sockets(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    sockets: list[socket.socket] = []
-    try:
-        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-            listening = socket.create_server(address, family=family, backlog=BACKLOG, reuse_port=reuse_port)
-            sockets.append(listening)
-            for option, value in _OPTIONS:
-                if option is not None:
+async def listen(runner: web.BaseRunner, host: str, port: int, *, reuse_port: bool = False) -> asyncio.Server:
+    """Serve what `runner` has been set up to serve, at each address of `host`; raises OSError."""
+    assert runner.server is not None
+    server = await asyncio.get_running_loop().create_server(
+        runner.server, host, port, backlog=BACKLOG, reuse_port=reuse_port or None, start_serving=False
+    )
+    for listening in server.sockets:
+        for option, value in _OPTIONS:
+            if option is not None:
+                # Not every kernel knows them all.
+                with contextlib.suppress(OSError):
                     listening.setsockopt(socket.IPPROTO_TCP, option, value)
-    except BaseException:
-        for listening in sockets:
-            listening.close()
-        raise
-    return sockets
+    await server.start_serving()
+    return server

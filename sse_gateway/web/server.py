@@ -55,12 +55,15 @@ async def run(settings: Settings, *, ready: Callable[[str], None] | None = None)
     admin = (
         _runner(make_admin_app(settings, gateway, authenticator)) if settings.admin_port is not None else None
     )
+    servers: list[asyncio.Server] = []
     try:
-        sites = await _listen(runner, settings.host, settings.port, reuse_port=settings.reuse_port)
+        servers.append(await _listen(runner, settings.host, settings.port, reuse_port=settings.reuse_port))
+        address = _address(servers[0])
         if admin is not None:
             assert settings.admin_port is not None
-            await _listen(admin, settings.host, settings.admin_port, reuse_port=settings.reuse_port)
-        address = _address(runner)
+            servers.append(
+                await _listen(admin, settings.host, settings.admin_port, reuse_port=settings.reuse_port)
+            )
         logger.info(
             "listening",
             extra={
@@ -77,10 +80,11 @@ async def run(settings: Settings, *, ready: Callable[[str], None] | None = None)
             ready(address)
         await stopping.wait()
         gateway.leave()
-        for site in sites:
-            await site.stop()
+        servers[0].close()
         await gateway.hub.drain(settings.drain_seconds)
     finally:
+        for server in servers:
+            server.close()
         await runner.cleanup()
         if admin is not None:
             await admin.cleanup()
@@ -103,15 +107,15 @@ def _runner(app: web.Application) -> web.AppRunner:
     )
 
 
-async def _listen(runner: web.AppRunner, host: str, port: int, *, reuse_port: bool) -> list[web.BaseSite]:
+async def _listen(runner: web.AppRunner, host: str, port: int, *, reuse_port: bool) -> asyncio.Server:
     if runner.server is None:
         await runner.setup()
         serve_through(runner, runner.app[CONNECTIONS])
     return await listen(runner, host, port, reuse_port=reuse_port)
 
 
-def _address(runner: web.AppRunner) -> str:
-    host, port = runner.addresses[0][:2]
+def _address(server: asyncio.Server) -> str:
+    host, port = server.sockets[0].getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -67,11 +67,12 @@ async def local_gateway(
     said = io.StringIO()
     handler = logging.StreamHandler(said)
     logging.getLogger("sse_gateway").addHandler(handler)
+    server = await listen(runner, "127.0.0.1", port)
     try:
-        await listen(runner, "127.0.0.1", port)
         await until(lambda: not gateway.not_ready(), "the gateway to be ready")
         yield LocalGateway(gateway, port)
     finally:
+        server.close()
         await runner.cleanup()
         logging.getLogger("sse_gateway").removeHandler(handler)
         leaks.look("local gateway", said.getvalue())

@@ -19,12 +19,13 @@ from tests.support.wait import until
 NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Python names it from 3.12 on
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
+AS_PROMISED = {"nodelay": 1, "notsent_lowat": NOTSENT_LOWAT_BYTES, "user_timeout": UNREAD_SECONDS * 1000}
+
 pytestmark = pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux alone has these")
 
 
-def options(transport: Any) -> dict[str, int]:
-    """Return what the kernel says of a transport's socket."""
-    sock = transport.get_extra_info("socket")
+def options(sock: Any) -> dict[str, int]:
+    """Return what the kernel says of a socket."""
     names = {
         "nodelay": socket.TCP_NODELAY,
         "notsent_lowat": NOTSENT_LOWAT,
@@ -49,12 +50,9 @@ def test_a_streams_socket_holds_little_back_and_gives_a_silent_peer_up(
         ):
             assert response.status_code == 200
             (held,) = await until(lambda: gateway.gateway.hub.streams, "the stream to be open")
-            return options(held.transport)
+            return options(held.transport.get_extra_info("socket"))
 
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         found = runner.run(look())
-    assert UNREAD_SECONDS == 60
-    assert NOTSENT_LOWAT_BYTES == 65536
-    assert found["notsent_lowat"] == NOTSENT_LOWAT_BYTES
-    assert found["user_timeout"] == UNREAD_SECONDS * 1000
-    assert found["nodelay"]
+    assert (UNREAD_SECONDS, NOTSENT_LOWAT_BYTES) == (60, 65536)
+    assert found == AS_PROMISED
