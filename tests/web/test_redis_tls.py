@@ -120,7 +120,9 @@ async def test_a_gateway_does_not_talk_to_a_redis_that_proves_nothing(
         assert "certificate" not in answer.text, "that is for whoever runs it"
         assert gateway.logs("push connection failed, retrying: Redis's certificate is not trusted")
         assert gateway.logs("[SSL: CERTIFICATE_VERIFY_FAILED]"), "what exactly is wrong with it is in the log"
-        assert [entry["user"] for entry in server.client.client_list()] == ["default"]
+        # A connection that is just being given up may be among them.
+        said = {(entry["user"], entry["cmd"]) for entry in server.client.client_list()}
+        assert said <= {("default", "client|list"), ("default", "NULL")}, "nobody has said anything to it"
     assert PASSWORD not in gateway.log_text()
 
 
