@@ -20,6 +20,7 @@ from sse_gateway.delivery import stream as stream_module
 from sse_gateway.delivery.feed import Feed, Join
 from sse_gateway.delivery.stream import Stream
 from sse_gateway.gateway import Gateway
+from sse_gateway.gateway.positions import POSITION_CHECK_SECONDS
 from sse_gateway.metrics import Metrics
 from sse_gateway.store import push as push_module
 from sse_gateway.web.app import make_app
@@ -170,7 +171,9 @@ async def test_no_task_and_no_object_outlives_its_stream(
         await until(lambda: gateway.push.subscriptions == 1, "only the probe's channel")
         await until(lambda: tasks() == before, "the tasks of before")
         await until(lambda: descriptors() == held, "the sockets of before")
-        await until(lambda: not alive(Stream, Feed, Join), "the streams to be forgotten")
+        # The round of positions that was under way holds the feeds it began with, for about ten seconds.
+        forgotten = 2 * POSITION_CHECK_SECONDS
+        await until(lambda: not alive(Stream, Feed, Join), "the streams to be forgotten", seconds=forgotten)
         assert not gateway.hub.streams
         assert not any(gateway.hub._slices)
         assert not any(gateway.hub._due.values())
