@@ -20,7 +20,7 @@ from sse_gateway import __version__
 _PREFIX = "sse_gateway_"
 _DURATIONS = (1, 10, 60, 300, 900, 3600, 14400, 86400)
 _LATENCIES = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
-_MOST_READ_BYTES = 4096
+_MOST_READ_BYTES = 64 * 1024
 _DECISIONS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 3600)
 
 
