@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 from collections.abc import AsyncIterator
@@ -67,12 +68,14 @@ async def local_gateway(
     said = io.StringIO()
     handler = logging.StreamHandler(said)
     logging.getLogger("sse_gateway").addHandler(handler)
-    server = await listen(runner, "127.0.0.1", port)
+    server: asyncio.Server | None = None
     try:
+        server = await listen(runner, "127.0.0.1", port)
         await until(lambda: not gateway.not_ready(), "the gateway to be ready")
         yield LocalGateway(gateway, port)
     finally:
-        server.close()
+        if server is not None:
+            server.close()
         await runner.cleanup()
         logging.getLogger("sse_gateway").removeHandler(handler)
         leaks.look("local gateway", said.getvalue())
