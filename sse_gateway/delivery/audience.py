@@ -9,12 +9,12 @@ all. The others are asked one by one whether their reader keeps up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import KeysView, Sequence
 
 from sse_gateway.delivery.stream import Stream
 
 _NOBODY: frozenset[Stream] = frozenset()
-_FRAME = 1 << 50
+FRAME = 1 << 50
 
 
 class Audience:
@@ -30,24 +30,23 @@ class Audience:
         self._slow: set[Stream] | frozenset[Stream] = _NOBODY
         """Streams that do not flow. A set of its own only where there is one: few sessions need it."""
         self._written = 0
-        """To a stream that flowed all the time: how many frames, times `_FRAME`, and bytes. In one number,
+        """To a stream that flowed all the time: how many frames, times `FRAME`, and bytes. In one number,
         since each is an object to be fetched from afar and replaced with every event."""
 
     @property
     def frames(self) -> int:
         """Return how many frames were written so far to a stream that flowed all the time."""
-        return self._written // _FRAME
+        return self._written // FRAME
 
     @property
     def sent_bytes(self) -> int:
         """Return how many bytes they had."""
-        return self._written % _FRAME
+        return self._written % FRAME
 
-    def __len__(self) -> int:
-        return len(self._transports)
-
-    def __iter__(self) -> Iterator[Stream]:
-        return iter(self._transports)
+    @property
+    def live(self) -> KeysView[Stream]:
+        """Return the streams, in the order they came."""
+        return self._transports.keys()
 
     def add(self, stream: Stream) -> None:
         """Take a stream in."""
@@ -80,18 +79,12 @@ class Audience:
 
     def push(self, chunk: bytes) -> Sequence[Stream]:
         """Write an event to every stream; return those whose reader is too far behind to get it."""
-        self._written += _FRAME + len(chunk)
-        # uvloop raises RuntimeError for a connection that is gone; the stream's end is on its way then.
-        if self._sole is not None:
-            try:
-                self._sole.write(chunk)
-            except RuntimeError:
-                pass
-            return ()
+        self._written += FRAME + len(chunk)
         # Before any write: what stalls or flows by it must not get the event twice.
         slow = list(self._slow)
         for transport in self._transports.values():
             if transport is not None:
+                # uvloop raises this for a connection that is gone; the stream's end is on its way then.
                 try:
                     transport.write(chunk)
                 except RuntimeError:

@@ -21,7 +21,7 @@ from sse_gateway.core import notices
 from sse_gateway.core.cursor import Cursor
 from sse_gateway.core.events import event_id
 from sse_gateway.core.wire import Frame, durable_chunk
-from sse_gateway.delivery.audience import Audience
+from sse_gateway.delivery.audience import FRAME, Audience
 from sse_gateway.delivery.stream import Stream
 
 TAIL_EVENTS = 2_000
@@ -75,7 +75,7 @@ class Join:
 _NOBODY: frozenset[Join] = frozenset()
 
 
-class Feed:
+class Feed(Audience):
     """Fan one session's events out to its live streams."""
 
     __slots__ = (
@@ -92,12 +92,12 @@ class Feed:
         "last",
         "last_data",
         "late_from",
-        "live",
         "parked",
         "session_id",
     )
 
     def __init__(self, session_id: str, channel: bytes) -> None:
+        super().__init__()
         self.session_id = session_id
         self.channel = channel
         self.epoch = ""
@@ -113,7 +113,6 @@ class Feed:
         self.late_from = 0
         self.caught_up_to = 0
         """Between these, messages may still arrive that the history told of first, until a later one has."""
-        self.live = Audience()
         self.joining: set[Join] | frozenset[Join] = _NOBODY
         """A set of its own only while somebody joins, and so the tail: an empty deque alone takes more memory
         than the rest of an idle feed."""
@@ -204,7 +203,7 @@ class Feed:
         """Write an event that has no place in history; who is not live is told the number later."""
         for join in self.joining:
             join.skipped += 1
-        return self.live.push(frame.chunk)
+        return self.push(frame.chunk)
 
     def skip(self, transient: int) -> None:
         """Tell every stream, live ones now and the others when they are, of events that nobody got."""
@@ -249,7 +248,7 @@ class Feed:
                 if not stream.push(chunk):
                     return Cursor(self.epoch, seq - 1)
         self.leave(join)
-        self.live.add(stream)
+        self.add(stream)
         return None
 
     def admit_at_once(self, join: Join, stream: Stream, position: Cursor) -> bool:
@@ -257,7 +256,7 @@ class Feed:
         if self.parked is not None or position != self.position:
             return False
         self.leave(join)
-        self.live.add(stream)
+        self.add(stream)
         return True
 
     async def advance(self, seconds: float) -> None:
@@ -279,7 +278,16 @@ class Feed:
             self._remember(seq, chunk)
         if self._waiting is not None:
             self.wake()
-        return self.live.push(chunk)
+        sole = self._sole
+        if sole is None:
+            return self.push(chunk)
+        # What `push` would do, without a call: nearly every event comes this way.
+        self._written += FRAME + len(chunk)
+        try:
+            sole.write(chunk)
+        except RuntimeError:
+            pass
+        return ()
 
     def _remember(self, seq: int, chunk: bytes) -> None:
         tail = self._tail

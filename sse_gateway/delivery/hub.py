@@ -11,13 +11,13 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from sse_gateway.core import notices
 from sse_gateway.core.events import iso_ms
 from sse_gateway.delivery.stream import Stream
+from sse_gateway.ticks import TICK_SECONDS, every
 
-TICK_SECONDS = 0.05
 SWEEP_SECONDS = 1.0
 SLOW_SECONDS = 5.0
 """A stream that takes no byte of what is unsent for this long is closed as `slow_client`."""
@@ -43,8 +43,8 @@ class Hub:
     def start(self) -> None:
         """Start the timers."""
         self._tasks = [
-            asyncio.create_task(_every(TICK_SECONDS, self._beat_slices), name="heartbeats"),
-            asyncio.create_task(_every(SWEEP_SECONDS, self._sweep), name="sweep"),
+            asyncio.create_task(every(TICK_SECONDS, self._beat_slices), name="heartbeats"),
+            asyncio.create_task(every(SWEEP_SECONDS, self._sweep), name="sweep"),
         ]
 
     async def stop(self) -> None:
@@ -145,14 +145,3 @@ class Hub:
             seconds = list(range(self._seen_second + 1, now + 1))
         self._seen_second = max(self._seen_second, now)
         yield from seconds
-
-
-async def _every(seconds: float, act: Callable[[int], None]) -> None:
-    """Call `act` with the number of intervals since the last call, so that a stall catches up."""
-    loop = asyncio.get_running_loop()
-    then = loop.time()
-    while True:
-        await asyncio.sleep(then + seconds - loop.time())
-        ticks = max(1, int((loop.time() - then) / seconds))
-        then += ticks * seconds
-        act(ticks)

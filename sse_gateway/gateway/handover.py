@@ -161,7 +161,7 @@ class Handover:
     def resume_behind(self, feed: Feed, streams: Sequence[Stream], position: Cursor, transient: int) -> None:
         """Pause live streams whose readers are behind; they go on from history as they read."""
         for stream in streams:
-            if feed.live.remove(stream):
+            if feed.remove(stream):
                 join = feed.join()
                 join.stream = stream
                 join.skipped = transient

@@ -6,9 +6,7 @@ the one that follows. Anything else makes the session be caught up from its hist
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import math
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -25,13 +23,13 @@ from sse_gateway.gateway.positions import POSITION_CHECK_SECONDS, Positions
 from sse_gateway.gateway.tasks import Tasks
 from sse_gateway.metrics import Metrics
 from sse_gateway.store.history import History, Reading
+from sse_gateway.ticks import TICK_SECONDS, every
 
 logger = logging.getLogger(__name__)
 
-LAG_SECONDS = 0.05
 LAG_EVENTS = 8
-"""After this time one of so many events is asked how long it took, by chance: the first of a burst waited for
-none before it, and asking costs twice as much as delivering."""
+"""One event a tick is asked how long it took, chosen by chance from at least so many: the first of a burst
+waited for none before it, and asking costs twice as much as delivering."""
 _ENDED = b'{"control":"session_ended",'
 _DURABLE = re.compile(rb'\{"id":"([0-9a-f]{10})-([0-9]{1,15})",')
 
@@ -89,14 +87,16 @@ class Live:
             seconds=position_check_seconds,
         )
         self._tasks = Tasks()
-        self._lag_at: float = 1
+        self._lag_at = 1
         """How many events there will have been when one is asked how long it took."""
+        self._received_by_tick = 0
         self._complained: set[Feed] = set()
         """Feeds about whose refused events a line was logged."""
 
     def start(self) -> None:
-        """Start checking positions."""
+        """Start checking positions, and measuring."""
         self._tasks.spawn(self._positions.run(), name="positions")
+        self._tasks.spawn(every(TICK_SECONDS, self._choose_for_lag), name="lag")
 
     async def stop(self) -> None:
         """Stop all reading."""
@@ -125,7 +125,7 @@ class Live:
         if join is not None:
             feed.leave(join)
         if stream is not None:
-            feed.live.remove(stream)
+            feed.remove(stream)
         if feed.unused and self._feeds.get(feed.channel) is feed:
             del self._feeds[feed.channel]
             self._complained.discard(feed)
@@ -157,17 +157,20 @@ class Live:
         # Half the time that `in` takes.
         if payload.find(b'"permission_') >= 0:
             self._on_permission(feed.session_id, payload)
-        if count >= self._lag_at:
-            self._lag_at = math.inf
-            asyncio.get_running_loop().call_later(LAG_SECONDS, self._ask_for_lag)
+        if count == self._lag_at:
             self._metrics.observe_lag(payload)
 
     def restored(self) -> None:
         """Catch every session up: nobody knows what was published while the connection was down."""
         self.catching_up.all(self._feeds.values())
 
-    def _ask_for_lag(self) -> None:
-        self._lag_at = self._metrics.durable_received + random.randint(1, LAG_EVENTS)
+    def _choose_for_lag(self, _ticks: int) -> None:
+        """Choose the event to be asked, among as many as came since the last tick, unless one is due."""
+        count = self._metrics.durable_received
+        most = max(LAG_EVENTS, count - self._received_by_tick)
+        self._received_by_tick = count
+        if not count < self._lag_at <= count + most:
+            self._lag_at = count + random.randint(1, most)
 
     def _take_other(self, feed: Feed, payload: bytes) -> None:
         if payload.startswith(b'{"id":"'):

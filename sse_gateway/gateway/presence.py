@@ -15,6 +15,7 @@ from sse_gateway.delivery.stream import Stream
 from sse_gateway.gateway.rounds import MOST_AT_ONCE, go_round
 from sse_gateway.gateway.tasks import Tasks
 from sse_gateway.store.history import History
+from sse_gateway.ticks import sleep_until, tick_after
 
 BEAT_SECONDS = 10.0
 GATHER_SECONDS = 0.25
@@ -74,7 +75,7 @@ class Presence:
 
     async def _write_changes(self) -> None:
         while True:
-            await asyncio.sleep(GATHER_SECONDS)
+            await sleep_until(tick_after(GATHER_SECONDS))
             with contextlib.suppress(GatewayError):
                 await self._flush()
 

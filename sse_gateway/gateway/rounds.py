@@ -8,8 +8,8 @@ import random
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
-TICK_SECONDS = 0.1
-"""Between two turns, where one at a time would be too many turns: each wakes the loop twice, and Redis."""
+from sse_gateway.ticks import TICK_SECONDS, sleep_until, tick_after
+
 MOST_AT_ONCE = 50
 """Sessions in one batch to Redis, which serves nobody else meanwhile: 0.6 ms for so many beats."""
 
@@ -23,6 +23,7 @@ async def go_round(
 
     The order is another one each time; what is new waits for the next round. `act` must not raise.
     """
+    loop = asyncio.get_running_loop()
     while True:
         all_items = list(items())
         random.shuffle(all_items)
@@ -30,6 +31,8 @@ async def go_round(
         at_once = math.ceil(len(all_items) * TICK_SECONDS / round_seconds)
         at_once = min(max(at_once, 1), MOST_AT_ONCE)
         starts = range(0, max(len(all_items), 1), at_once)
+        at = loop.time()
         for start in starts:
             await act(all_items[start : start + at_once])
-            await asyncio.sleep(round_seconds / len(starts))
+            at += round_seconds / len(starts)
+            await sleep_until(tick_after(max(0.0, at - loop.time())))

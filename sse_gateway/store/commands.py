@@ -15,6 +15,7 @@ from redis.exceptions import ReadOnlyError
 
 from sse_gateway.store.protocol import Command, Connection, open_connection
 from sse_gateway.store.servers import CALL_SECONDS, CONNECT_SECONDS, Endpoint
+from sse_gateway.ticks import tick_after
 
 _LOOK_SECONDS = 0.25
 
@@ -35,7 +36,7 @@ class _Shared(Connection):
         self._loop = asyncio.get_running_loop()
         self._heard_at = 0.0
         """When something last arrived, on the loop's clock."""
-        self._look = self._loop.call_later(_LOOK_SECONDS, self._look_at_waiting)
+        self._look = self._loop.call_at(tick_after(_LOOK_SECONDS), self._look_at_waiting)
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
@@ -57,7 +58,7 @@ class _Shared(Connection):
         if self._awaited and max(self._awaited[0].since, self._heard_at) <= too_old:
             self.abort()
         else:
-            self._look = self._loop.call_later(_LOOK_SECONDS, self._look_at_waiting)
+            self._look = self._loop.call_at(tick_after(_LOOK_SECONDS), self._look_at_waiting)
 
     def _error(self, text: str) -> Exception:
         error = super()._error(text)

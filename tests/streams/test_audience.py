@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from sse_gateway.core.wire import Frame
-from sse_gateway.delivery.audience import Audience
+from sse_gateway.core.cursor import Cursor
+from sse_gateway.core.wire import Frame, bare, durable_chunk
+from sse_gateway.delivery.feed import Feed
 from sse_gateway.delivery.stream import Stream
-from tests.streams.outbox import Outbox
+from tests.streams.outbox import EPOCH, Outbox, event
 
 FRAME = Frame(b"data: x\n\n")
 
@@ -43,42 +44,72 @@ class Flowing(Outbox):
         self.stream.stalls()
 
 
-def audience(*outboxes: Outbox) -> Audience:
-    live = Audience()
-    for outbox in outboxes:
-        live.add(outbox.stream)
-    return live
+class Crowd(Feed):
+    """A session's live streams, to which the same is sent as an event of history or as one without an id."""
+
+    durable = False
+
+    def send(self) -> list[Stream]:
+        if not self.durable:
+            return list(self.deliver_transient(FRAME))
+        behind = self.deliver_next(event(self.last + 1))
+        assert behind is not None
+        return list(behind)
+
+    @property
+    def sent(self) -> bytes:
+        """What was sent last, as a chunk."""
+        if not self.durable:
+            return FRAME.chunk
+        return durable_chunk(b"%b-%d" % (EPOCH.encode(), self.last), self.last_data)
+
+
+@pytest.fixture(params=[False, True], ids=["transient", "durable"])
+def crowd(request: pytest.FixtureRequest) -> Crowd:
+    crowd = Crowd("s", b"sse_events:s")
+    crowd.place(Cursor(EPOCH, 0))
+    crowd.parked = None
+    crowd.durable = request.param
+    return crowd
 
 
 @pytest.mark.parametrize("flows", [True, False])
 @pytest.mark.parametrize("reads", [True, False])
-async def test_a_frame_is_written_once_whatever_the_write_tells(flows: bool, reads: bool) -> None:
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_frame_is_written_once_whatever_the_write_tells(
+    crowd: Crowd, flows: bool, reads: bool, alone: bool
+) -> None:
     """A stream that stalls, or flows again, by being written to gets this frame once, and so the next."""
     outbox, other = Flowing(flows=flows), Flowing()
     outbox.reads = reads
-    live = audience(outbox, other)
-    for count in (1, 2):
-        assert not live.push(FRAME.chunk)
-        assert outbox.text == other.text == FRAME.chunk * count
+    crowd.add(outbox.stream)
+    if not alone:
+        crowd.add(other.stream)
+    sent = b""
+    for _ in range(2):
+        assert not crowd.send()
+        sent += crowd.sent
+        assert outbox.text == sent
+        assert other.text == (b"" if alone else sent)
     assert (outbox.stream.flowing, other.stream.flowing) == (reads, True)
 
 
-async def test_a_stream_that_stalls_is_bounded_and_returned() -> None:
+async def test_a_stream_that_stalls_is_bounded_and_returned(crowd: Crowd) -> None:
     """Behind a stall the limits of a stream count from the frame that was not taken."""
     outbox = Flowing(queue_events=3)
-    live = audience(outbox)
-    live.push(FRAME.chunk)
+    crowd.add(outbox.stream)
+    crowd.send()
     outbox.reads = False
-    assert [list(live.push(FRAME.chunk)) for _ in range(4)] == [[], [], [], [outbox.stream]]
-    assert outbox.text == FRAME.chunk * 4
+    assert [crowd.send() for _ in range(4)] == [[], [], [], [outbox.stream]]
+    assert len(outbox.buffer.written) == 4
     outbox.reads = True
     outbox.buffer.take()
     outbox.stream.flows()
-    assert not live.push(FRAME.chunk)
-    assert outbox.text == FRAME.chunk * 5
+    assert not crowd.send()
+    assert outbox.buffer.written[4:] == [crowd.sent]
 
 
-async def test_a_connection_that_is_gone_keeps_nobody_from_theirs() -> None:
+async def test_a_connection_that_is_gone_keeps_nobody_from_theirs(crowd: Crowd) -> None:
     """A connection that is gone raises with uvloop; the streams behind it get the frame all the same."""
     before, gone, behind = Flowing(), Flowing(), Flowing()
 
@@ -86,46 +117,52 @@ async def test_a_connection_that_is_gone_keeps_nobody_from_theirs() -> None:
         raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
 
     gone.buffer.write = refuse  # type: ignore[method-assign]
-    assert not audience(before, gone, behind).push(FRAME.chunk)
-    assert before.text == behind.text == FRAME.chunk
-    assert not audience(gone).push(FRAME.chunk)
+    crowd.add(gone.stream)
+    assert not crowd.send()
+    crowd.remove(gone.stream)
+    for outbox in (before, gone, behind):
+        crowd.add(outbox.stream)
+    assert not crowd.send()
+    assert before.text == behind.text == crowd.sent
 
 
-async def test_a_bare_body_never_flows() -> None:
+async def test_a_bare_body_never_flows(crowd: Crowd) -> None:
     """A connection of HTTP/1.0 gets the body without chunks, whatever its carrier says."""
     outbox = Outbox()
     outbox.stream.flows()
-    assert not audience(outbox).push(FRAME.chunk)
-    assert outbox.text == FRAME.body
+    crowd.add(outbox.stream)
+    assert not crowd.send()
+    assert outbox.text == bare(crowd.sent)
 
 
-async def test_a_stream_that_has_ended_never_flows() -> None:
+async def test_a_stream_that_has_ended_never_flows(crowd: Crowd) -> None:
     """What drains after the end does not make a stream one to be written to again."""
     outbox = Flowing()
-    live = audience(outbox)
+    crowd.add(outbox.stream)
     outbox.stream.end("client_gone")
     said = outbox.text
-    live.push(FRAME.chunk)
+    crowd.send()
     outbox.stream.flows()
-    live.push(FRAME.chunk)
+    crowd.send()
     assert outbox.text == said
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_what_is_counted_is_what_was_written(seed: int) -> None:
+async def test_what_is_counted_is_what_was_written(crowd: Crowd, seed: int) -> None:
     """Frames and bytes of a stream are right in any order of joining, stalling, flowing and leaving."""
     chance = random.Random(seed)
-    outboxes = [Flowing(flows=chance.random() < 0.5) for _ in range(5)]
-    live, inside = Audience(), set[int]()
+    # One that is alone is written to in another way than several.
+    outboxes = [Flowing(flows=chance.random() < 0.5) for _ in range(1 + seed % 5)]
+    inside = set[int]()
     for _ in range(200):
-        at = chance.randrange(5)
+        at = chance.randrange(len(outboxes))
         outbox = outboxes[at]
-        match chance.choice(("join", "leave", "stall", "flow", "push", "push", "own")):
+        match chance.choice(("join", "leave", "stall", "flow", "send", "send", "own")):
             case "join" if at not in inside:
-                live.add(outbox.stream)
+                crowd.add(outbox.stream)
                 inside.add(at)
             case "leave":
-                assert live.remove(outbox.stream) == (at in inside)
+                assert crowd.remove(outbox.stream) == (at in inside)
                 inside.discard(at)
             case "stall":
                 outbox.reads = False
@@ -133,12 +170,12 @@ async def test_what_is_counted_is_what_was_written(seed: int) -> None:
                 outbox.reads = True
                 outbox.buffer.take()
                 outbox.stream.flows()
-            case "push":
-                live.push(FRAME.chunk)
+            case "send":
+                crowd.send()
             case "own":
                 outbox.stream.write(FRAME)
         for each in outboxes:
             written: Stream = each.stream
             assert written.events == len(each.buffer.written)
             assert written.sent_bytes == len(each.text)
-    assert len(live) == len(inside)
+    assert len(crowd.live) == len(inside)
