@@ -276,6 +276,7 @@ def test_base_paths_that_are_refused(path: str) -> None:
         {"port": 65536},
         {"port": 80.5},
         {"heartbeat_seconds": 0},
+        {"heartbeat_seconds": 0.09},
         {"heartbeat_seconds": float("inf")},
         {"heartbeat_seconds": float("nan")},
         {"permission_seconds": 24 * 3600},

@@ -183,7 +183,9 @@ class Settings(BaseModel):
     )
     console: bool = BROWSERS.flag("Serve the developer console (`demo` turns it on)")
 
-    heartbeat_seconds: Seconds = STREAMS.seconds(30, 0.05, 3600, "Time between two heartbeats on a stream")
+    heartbeat_seconds: Seconds = STREAMS.seconds(
+        30, 0.1, 3600, "Time between two heartbeats on a stream, kept to a tenth of a second"
+    )
     max_streams: Whole | None = STREAMS.whole(
         None,
         1,

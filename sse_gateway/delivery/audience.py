@@ -26,7 +26,7 @@ class Audience:
         self._transports: dict[Stream, asyncio.WriteTransport | None] = {}
         """All streams, in the order they came; None for the slow ones."""
         self._sole: asyncio.WriteTransport | None = None
-        """The transport of the only stream, if it flows: most sessions have one."""
+        """The transport of the only stream, if it flows: for the feed, which writes to it itself."""
         self._slow: set[Stream] | frozenset[Stream] = _NOBODY
         """Streams that do not flow. A set of its own only where there is one: few sessions need it."""
         self._written = 0

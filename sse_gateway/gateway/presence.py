@@ -1,6 +1,6 @@
 """Who is watching which session here, and telling it to Redis for all gateways to add up.
 
-A beat is written at once (gathered over a quarter of a second) when a session's numbers change or Redis is
+A beat is written at once (gathered for some tenths of a second) when a session's numbers change or Redis is
 back, and again within every interval, so that a gateway that died is forgotten after three.
 """
 

@@ -28,11 +28,16 @@ async def go_round(
         all_items = list(items())
         random.shuffle(all_items)
         round_seconds = seconds * random.uniform(0.8, 1.0)
-        at_once = math.ceil(len(all_items) * TICK_SECONDS / round_seconds)
-        at_once = min(max(at_once, 1), MOST_AT_ONCE)
+        ticks = max(math.floor(round_seconds / TICK_SECONDS), 1)
+        at_once = min(max(math.ceil(len(all_items) / ticks), 1), MOST_AT_ONCE)
         starts = range(0, max(len(all_items), 1), at_once)
+        pause = round_seconds / len(starts)
         at = loop.time()
         for start in starts:
             await act(all_items[start : start + at_once])
-            at += round_seconds / len(starts)
-            await sleep_until(tick_after(max(0.0, at - loop.time())))
+            if pause < TICK_SECONDS:
+                # More batches than ticks: evenly then, and not several at one tick.
+                await asyncio.sleep(pause)
+            else:
+                at += pause
+                await sleep_until(tick_after(at - loop.time()))

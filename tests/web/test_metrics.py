@@ -174,6 +174,12 @@ async def test_every_metric_moves_with_what_it_counts(
     assert moved("frames_sent") > 130
     assert moved("sent_bytes") > 130 * 8000
     assert moved("delivery_lag_seconds") >= 1
+
+    async def asked_again() -> bool:
+        call("sse_publish", '{"type":"note","data":{}}')
+        return value(await families(gateway.origin), "delivery_lag_seconds") >= 4
+
+    await until(asked_again, "more events to be asked how long they took", seconds=20)
     assert moved("catchups", reason="reconnect") == 1
     assert moved("resets", reason="malformed") == moved("resets") == 1
     assert moved("push_reconnects") >= 1
