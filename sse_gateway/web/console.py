@@ -1,4 +1,4 @@
-"""The developer console: three static files under a policy that lets them do only what they need."""
+"""The developer console: static files under a policy that lets them do only what they need."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ _POLICY = (
     # No script may make markup or code out of text, not even this page's own.
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-_TYPES = {"console": "text/html", "console.css": "text/css", "console.js": "text/javascript"}
+_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+_STATIC = files("sse_gateway.web").joinpath("static")
 
 
 def add_console(app: web.Application, base_path: str) -> None:
     """Serve the console under the base path."""
-    for name, content_type in _TYPES.items():
-        file = "console.html" if name == "console" else name
-        body = files("sse_gateway.web").joinpath("static", file).read_bytes()
-        app.router.add_get(f"{base_path}/{name}", _serving(body, content_type))
+    served = {"console": "console.html", "console.css": "console.css", "console.js": "console.js"}
+    for module in _STATIC.joinpath("console").iterdir():
+        served[f"console/{module.name}"] = f"console/{module.name}"
+    for name, file in served.items():
+        body = _STATIC.joinpath(file).read_bytes()
+        app.router.add_get(f"{base_path}/{name}", _serving(body, _TYPES[file.rpartition(".")[2]]))
 
 
 def _serving(body: bytes, content_type: str):  # type: ignore[no-untyped-def]

@@ -12,6 +12,7 @@ import re
 import time
 import unicodedata
 from collections.abc import Awaitable, Callable
+from importlib.resources import files
 
 import pytest
 from playwright.async_api import Route, expect
@@ -33,6 +34,7 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
+STATIC = files("sse_gateway.web").joinpath("static")
 FAILED = ("Failed to load resource",)
 """What Chromium itself writes for each response above 399 and each refused connection."""
 
@@ -42,7 +44,10 @@ FAILED = ("Failed to load resource",)
 
 async def test_it_is_served_under_a_policy_that_allows_it_no_more_than_it_needs(console: Console) -> None:
     async with plain_client() as client:
-        for name in ("console", "console.css", "console.js"):
+        page = (await client.get(f"{console.gateway.base}/console")).text
+        modules = re.findall(r'rel="modulepreload" href="([^"]+)"', page)
+        assert sorted(modules) == sorted(f"console/{file.name}" for file in (STATIC / "console").iterdir())
+        for name in ("console", "console.css", "console.js", *modules):
             response = await client.get(f"{console.gateway.base}/{name}")
             assert response.status_code == 200
             assert response.headers["Content-Security-Policy"] == POLICY

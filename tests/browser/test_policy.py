@@ -22,7 +22,7 @@ SINKS = re.compile(
 """What makes markup or code out of text."""
 
 
-@pytest.mark.parametrize("file", sorted(path.name for path in STATIC.iterdir()))
+@pytest.mark.parametrize("file", sorted(str(path.relative_to(STATIC)) for path in STATIC.rglob("*.*")))
 def test_no_script_makes_markup_or_code_out_of_text(file: str) -> None:
     """No `innerHTML` and none of its relatives in any file that is served, and nothing inline."""
     text = (STATIC / file).read_text(encoding="utf-8")
