@@ -18,10 +18,13 @@ from fcntl import ioctl
 from pathlib import Path
 from typing import Any, Self
 
+from sse_gateway.cli.answering import MIN_SHOWN_SECONDS
 from tests.support import leaks, started
 from tests.support.gateway import COMMAND, environment
 from tests.support.wait import until
 
+READ_SECONDS = MIN_SHOWN_SECONDS + 0.1
+"""How long a person reads before he types: a sooner answer does not count, and nothing shows from when on."""
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 

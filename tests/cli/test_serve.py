@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from tests.cli.command import Terminal, occupied, sse_gateway
+from tests.cli.command import READ_SECONDS, Terminal, occupied, sse_gateway
 from tests.support.plain import plain_client
 from tests.support.ports import free_port
 from tests.support.servers import RedisProcess
@@ -169,7 +169,7 @@ class TestDemo:
             async with Terminal(*tail[1].split()) as viewer:
                 await viewer.shows("bash: y, n")
                 await viewer.shows("waiting_for_permission")
-                await asyncio.sleep(0.8)
+                await asyncio.sleep(READ_SECONDS)
                 viewer.type(f"{answer}\r")
                 expected = "16 passed" if answer == "y" else "denied by you (not now)"
                 await viewer.shows(expected)

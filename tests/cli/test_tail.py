@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from sse_gateway.cli.following import Gateway, Lost
 from sse_gateway.cli.sse import ServerEvent
-from tests.cli.command import Terminal, sse_gateway
+from tests.cli.command import READ_SECONDS, Terminal, sse_gateway
 from tests.support.gateway import COMMAND, GatewayProcess, environment
 from tests.support.servers import RedisProcess
 from tests.support.tokens import SECRET, token
@@ -97,7 +97,7 @@ async def test_a_request_is_shown_in_full_and_approved_with_y(
         assert "Sixty steps" in shown
         joined = "".join(line[2:-2] for line in shown.splitlines()[1:])
         assert long in joined, "arguments are never cut"
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(READ_SECONDS)
         terminal.type("y\r")
         decision = await decided(redis, session_id, request_id)
         assert (decision["outcome"], decision["decided_by"]) == ("approved", "ann")
@@ -113,7 +113,7 @@ async def test_a_reason_goes_with_a_denial_and_typing_can_be_corrected(
     request_id = await ask(redis, session_id)
     async with tail(gateway, session_id) as terminal:
         await terminal.shows("bash: y, n")
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(READ_SECONDS)
         terminal.type("maybe\r")
         await terminal.shows("Type y or n")
         terminal.type("y\x15n not on Fri\x7f\x7f\x7fprodüction \x1b[A世界\r")
@@ -133,7 +133,7 @@ async def test_what_was_typed_before_the_request_was_read_is_no_answer(
         await terminal.shows("bash: y, n")
         terminal.type("y\r")
         await terminal.shows("once more, please")
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(READ_SECONDS)
         terminal.type("y\ry\ry\r")
         assert (await decided(redis, session_id, first))["outcome"] == "approved"
         await terminal.shows("rm -rf /")
@@ -150,7 +150,7 @@ async def test_a_request_that_was_settled_elsewhere_takes_its_question_along(
         terminal.type("y half typ")
         await redis.fcall("sse_cancel", 1, session_id, request_id, "the agent gave up")
         await terminal.shows("permission_cleared")
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(READ_SECONDS)
         terminal.type("\r")
         await publish(redis, session_id, "note", {})
         await terminal.shows("note")
@@ -168,7 +168,7 @@ async def test_an_offered_answer_is_chosen_by_its_number(
     async with tail(gateway, session_id) as terminal:
         await terminal.shows("2) Never in this session")
         await terminal.shows("1-2")
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(READ_SECONDS)
         terminal.type("2\r")
         decision = await decided(redis, session_id, request_id)
         assert (decision["approved"], decision["option_id"]) == (False, "never")
@@ -191,7 +191,7 @@ async def test_attack_option_whose_id_is_the_number_of_another(
     async with tail(gateway, session_id) as terminal:
         await terminal.shows("2) Reject")
         await terminal.shows("1-2")
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(READ_SECONDS)
         terminal.type("2\r")
         decision = await decided(redis, session_id, request_id)
         assert (decision["outcome"], decision["option_id"]) == ("denied", "r")
@@ -225,7 +225,7 @@ async def test_a_viewer_without_the_right_to_answer_is_told_so(
     reading = token(session_id=session_id, scope="sse:read")
     async with tail(gateway, session_id, "--token", reading) as terminal:
         await terminal.shows("bash: y, n")
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(READ_SECONDS)
         terminal.type("y\r")
         await terminal.shows("sse:respond")
         assert json.loads(await redis.fcall("sse_decision", 1, session_id, request_id))["status"] == "pending"

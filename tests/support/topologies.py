@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,14 +16,16 @@ from tests.support.servers import Kind, RedisProcess
 from tests.support.wait import until_sync
 
 
-class _Closing:
+class _Closing(ABC):
     """What `with` does for each of them."""
 
+    @abstractmethod
     def start(self) -> Self:
-        raise NotImplementedError
+        """Start all its servers."""
 
+    @abstractmethod
     def close(self) -> None:
-        raise NotImplementedError
+        """End them."""
 
     def __enter__(self) -> Self:
         try:
