@@ -22,7 +22,7 @@ from sse_gateway.core.keys import Keys
 
 logger = logging.getLogger(__name__)
 
-VERSION = 4
+VERSION = 5
 """Raised with every change of the scripts' behaviour; functions only ever gain arguments."""
 BEAT_SECONDS = 10
 """How often a gateway reports its streams; presence older than three beats does not count."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import AsyncIterator
@@ -18,6 +19,12 @@ from tests.store.scripts import Refused, Scripts
 from tests.support.servers import RedisProcess
 
 SESSION = "s-1"
+ANOTHER_LIBRARY = """#!lua name=another
+redis.register_function("make_garbage", function(keys, args)
+  local made = {}
+  for at = 1, 100 do made[at] = {at, "value " .. at .. args[1]} end
+  return #made
+end)"""
 
 
 @pytest.fixture
@@ -47,6 +54,26 @@ class TestLoading:
         assert await on_server(client) == [library.version, library.fingerprint]
         listed = await client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", "sse")
         assert len(listed) == 1
+
+    async def test_the_garbage_of_all_libraries_is_collected(self, client: Redis) -> None:
+        """The library sets the pace, for functions of others too; each part here makes 8 MB and more."""
+        await Library().load(client)
+        await client.function_load(ANOTHER_LIBRARY, replace=True)
+        small, large = (json.dumps({"type": "x", "data": "y" * size}) for size in (300, 250_000))
+        for calls, command in (
+            (4000, ("FCALL", "sse_publish", 1, SESSION, small)),
+            (40, ("FCALL", "sse_publish", 1, SESSION, large)),
+            (2000, ("FCALL", "make_garbage", 0, "{at}")),
+        ):
+            memory = []
+            for start in range(0, calls, 20):
+                pipeline = client.pipeline(transaction=False)
+                for at in range(start, start + 20):
+                    pipeline.execute_command(*command[:-1], str(command[-1]).replace("{at}", str(at)))
+                await pipeline.execute()
+                memory.append((await client.info("memory"))["used_memory_vm_functions"])
+            assert max(memory) < 4_000_000, command[1]
+        await client.function_delete("another")
 
     async def test_a_server_that_has_it_keeps_it(self, client: Redis) -> None:
         await Library().load(client)

@@ -1,15 +1,7 @@
 -- Call a function by name and turn whatever stopped it into an error reply. `pcall` here gives the text of
 -- an error reply, and an error's table where the server does not unwrap it.
---
--- Redis has the scripts' garbage collected at every 50th call, which takes that one more than twice as long. So
--- a little is collected at every other call, and not much is left to do.
-local calls = 0
 local function run(name, keys, args)
   local ok, result = pcall(functions[name], keys, args)
-  calls = calls + 1
-  if calls % 2 == 0 then
-    collectgarbage("step", 0)
-  end
   if ok then
     return result
   end
