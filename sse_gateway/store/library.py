@@ -22,7 +22,7 @@ from sse_gateway.core.keys import Keys
 
 logger = logging.getLogger(__name__)
 
-VERSION = 5
+VERSION = 6
 """Raised with every change of the scripts' behaviour; functions only ever gain arguments."""
 BEAT_SECONDS = 10
 """How often a gateway reports its streams; presence older than three beats does not count."""
@@ -87,7 +87,7 @@ class Library:
     @cached_property
     def fingerprint(self) -> str:
         """Return 12 hex digits over everything but itself: constants and code."""
-        return hashlib.sha256(self._render("").encode()).hexdigest()[:12]
+        return hashlib.sha256((self._render("") + _part("register")).encode()).hexdigest()[:12]
 
     @cached_property
     def text(self) -> str:
