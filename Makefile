@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench
+COMPILED := $(VENV)/compiled
+COMPILED_STAMP := $(COMPILED)/.installed
 PYTEST := $(BIN)/python -m pytest
 # The tests mostly wait, so there are twice as many workers as cores; those at their stated counts do not.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
@@ -74,13 +76,21 @@ lock: ## renew requirements.lock from pyproject.toml (needs uv); ARGS=--upgrade 
 audit: install ## ask the advisory database about the locked versions (without a network it says so and goes on)
 	@$(BIN)/python scripts/audit.py requirements.lock bench/requirements.lock scripts/redis5.lock
 
-bench: install $(BENCH_STAMP) ## measure beside others, a quick pass in minutes; FULL=1 for docs/performance/
+bench: install $(BENCH_STAMP) $(COMPILED_STAMP) ## measure beside others, a quick pass in minutes; FULL=1 for docs/performance/
 	@$(BIN)/python -m bench $(if $(FULL),--full) $(ARGS)
 
 $(BENCH_STAMP): bench/requirements.lock $(STAMP)
 	@echo "==> installing the benchmark's peers and matplotlib"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r bench/requirements.lock
 	@touch $(BENCH_STAMP)
+
+# What `HATCH_BUILD_HOOK_ENABLE_CUSTOM=true pip install` installs, in a folder of its own.
+$(COMPILED_STAMP): $(STAMP) scripts/compile_hook.py $(shell find sse_gateway -type f ! -name '*.pyc')
+	@echo "==> compiling the hot path into $(COMPILED) (half a minute)"
+	@rm -rf $(COMPILED)
+	@HATCH_BUILD_HOOK_ENABLE_CUSTOM=true $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
+		--no-deps --no-build-isolation --target $(COMPILED) .
+	@touch $@
 
 chaos: install ## run the fault tests at their stated numbers; see docs/guarantees.md
 	@SSE_TEST_LONG=1 $(PYTEST) -m chaos --timeout 900 -o faulthandler_timeout=1000 $(ARGS)
@@ -96,6 +106,12 @@ test-redis5: install ## run the tests of the agent SDK with redis-py 5
 test-aiohttp: install ## run the tests of streams and permissions with streams that stay aiohttp responses
 	@SSE_GATEWAY_STREAM_TRANSPORT=aiohttp $(PYTEST) -n $(WORKERS) tests/streams tests/permissions $(ARGS)
 .PHONY: test-aiohttp
+
+test-compiled: install $(COMPILED_STAMP) ## run the tests of streams, permissions and faults over the compiled hot path
+	@rm -rf $(COMPILED)/tests && cp -R tests config docs README.md pyproject.toml $(COMPILED)
+	@cd $(COMPILED) && export PYTHONPATH=$$PWD && ../bin/sse-gateway --version | grep compiled && \
+		../bin/python -m pytest -n $(WORKERS) $(or $(TESTS),tests/streams tests/permissions tests/chaos) $(ARGS)
+.PHONY: test-compiled
 
 test-examples: install ## run examples/ against the real packages (installs them, half a gigabyte, and needs node)
 	@scripts/examples.sh $(ARGS)

@@ -17,7 +17,7 @@ from typing import Any
 from bench import machine, plots, report
 from bench.plan import Case, plan
 from bench.programs import Failed, compile_all
-from bench.servers import NCHAN_MODULE, ROOT, Nchan, Programs, Server
+from bench.servers import COMPILED, NCHAN_MODULE, ROOT, Nchan, Programs, Server
 from bench.started import Started
 from bench.summary import Results
 from sse_gateway import __version__
@@ -32,6 +32,10 @@ def main() -> None:
     asked = _arguments()
     if sys.platform != "linux":
         raise SystemExit("The benchmark reads /proc and pins to cores, so it needs Linux.")
+    if not COMPILED.exists():
+        raise SystemExit(
+            f"There is no compiled gateway in {COMPILED}: start this by `make bench`, which puts it there."
+        )
     output: Path = asked.output or (FULL_OUTPUT if asked.full else QUICK_OUTPUT)
     output.mkdir(parents=True, exist_ok=True)
     os.sched_setaffinity(0, machine.OTHER_CORES)
@@ -131,7 +135,8 @@ def _header(*, full: bool) -> Results:
             "server": _output(str(server_binary()), "--version").split("sha=")[0].strip(),
             "nginx": _output("nginx", "-v").rpartition("/")[2],
             **{
-                name: version(name) for name in ("uvloop", "aiohttp", "aiohttp-sse", "sse-starlette", "redis")
+                name: version(name)
+                for name in ("uvloop", "mypy", "aiohttp", "aiohttp-sse", "sse-starlette", "redis")
             },
         },
         "cases": {},

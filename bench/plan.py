@@ -29,7 +29,7 @@ class Case:
 
 
 PEERS = (servers.Floor, servers.Nchan, servers.NchanRedis, servers.AiohttpSse, servers.SseStarlette)
-OURS = (servers.Gateway, servers.GatewayInAiohttp)
+OURS = (servers.Gateway, servers.GatewayNotCompiled, servers.GatewayInAiohttp)
 
 
 def plan(*, full: bool) -> list[Case]:
@@ -107,6 +107,7 @@ def _routed(repeats: int, seconds: float, *, full: bool) -> Case:
         servers.FloorRedis: [3000, 20_000],
         servers.PythonFloor: [3000, 20_000],
         servers.Gateway: [3000, 10_000, 20_000, 25_000, 30_000],
+        servers.GatewayNotCompiled: [3000, 20_000, 25_000],
         servers.GatewayInAiohttp: [3000, 20_000, 25_000],
         servers.GatewayPlain: [3000, 20_000, 40_000, 50_000],
         servers.Nchan: [3000, 10_000, 20_000],
@@ -145,6 +146,7 @@ def _storm(repeats: int, *, full: bool) -> Case:
     runs: dict[type[Server], Run] = {
         servers.Gateway: partial(cases.storm, streams=streams, missed=5, cold=False),
         servers.GatewayCold: partial(cases.storm, streams=streams, missed=5, cold=True),
+        servers.GatewayNotCompiled: partial(cases.storm, streams=streams, missed=5, cold=False),
         servers.GatewayInAiohttp: partial(cases.storm, streams=streams, missed=5, cold=False),
     }
     return Case("storm", f"{streams:,} authenticated streams return, 5 missed events each", runs, repeats)

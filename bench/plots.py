@@ -9,6 +9,7 @@ from bench.summary import Results, Summary
 
 STYLE = {
     "sse_gateway": ("#0b7285", "o"),
+    "sse_gateway, not compiled": ("#15aabf", "."),
     "sse_gateway, in aiohttp": ("#66c2cd", "o"),
     "sse_gateway, plain PUBLISH": ("#1c7ed6", "^"),
     "nchan, memory": ("#e8590c", "s"),

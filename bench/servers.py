@@ -29,6 +29,8 @@ from sse_gateway.store.library import Library
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
+COMPILED = BIN.parent / "compiled"
+"""The package with its hot path compiled, which `make bench` puts here."""
 SECRET = "a secret of this benchmark, 32 bytes or more"
 NCHAN_MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 BASE = "/agent_backend/api/sse"
@@ -186,11 +188,12 @@ class PythonFloor(FloorRedis):
 
 
 class Gateway(Server):
-    """The gateway itself: a token each, durable events, snapshot, metrics, a log at info."""
+    """The gateway itself, compiled: a token each, durable events, snapshot, metrics, a log at info."""
 
     name = "sse_gateway"
     kind = "fcall"
     ready = "event: ready"
+    package: ClassVar[Path] = COMPILED
     transport: ClassVar[str] = "handover"
 
     def __init__(
@@ -212,7 +215,7 @@ class Gateway(Server):
     def start_gateways(self) -> None:
         """Start the gateway processes alone (Redis is there); they share the port."""
         environment = {
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(self.package),
             "SSE_GATEWAY_REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
             "SSE_GATEWAY_HOST": "127.0.0.1",
             "SSE_GATEWAY_PORT": str(self.port),
@@ -262,6 +265,13 @@ class GatewayPlain(Gateway):
     def line(self, stream: int, session: int) -> Line:
         line = super().line(stream, session)
         return Line(line.session, line.path, line.header, f"sse_events:bench-{session}")
+
+
+class GatewayNotCompiled(Gateway):
+    """The gateway as an install without a compiler has it."""
+
+    name = "sse_gateway, not compiled"
+    package = ROOT
 
 
 class GatewayInAiohttp(Gateway):

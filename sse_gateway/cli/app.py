@@ -71,9 +71,9 @@ class Commands(click.Group):
 
 def _show_version(ctx: click.Context, _parameter: click.Parameter, *, value: bool) -> None:
     if value:
-        from sse_gateway import __version__  # noqa: PLC0415
+        from sse_gateway import __version__, compiled  # noqa: PLC0415
 
-        click.echo(f"sse-gateway {__version__}")
+        click.echo(f"sse-gateway {__version__}{' (compiled)' if compiled() else ''}")
         ctx.exit()
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import uvloop
 from aiohttp import web
 
-from sse_gateway import __version__
+from sse_gateway import __version__, compiled
 from sse_gateway.auth import Authenticator
 from sse_gateway.config import Settings, derive_max_connections, derive_max_streams
 from sse_gateway.gateway import Gateway
@@ -70,6 +70,7 @@ async def run(settings: Settings, *, ready: Callable[[str], None] | None = None)
                 "fields": {
                     "address": address,
                     "version": __version__,
+                    "compiled": compiled(),
                     "gateway_id": gateway.gateway_id,
                     "max_streams": max_streams,
                 }

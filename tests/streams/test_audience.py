@@ -44,15 +44,20 @@ class Flowing(Outbox):
         self.stream.stalls()
 
 
-class Crowd(Feed):
+class Crowd:
     """A session's live streams, to which the same is sent as an event of history or as one without an id."""
 
-    durable = False
+    def __init__(self, *, durable: bool) -> None:
+        self.durable = durable
+        self.feed = Feed("s", b"sse_events:s")
+        self.feed.place(Cursor(EPOCH, 0))
+        self.feed.parked = None
+        self.add, self.remove = self.feed.add, self.feed.remove
 
     def send(self) -> list[Stream]:
         if not self.durable:
-            return list(self.deliver_transient(FRAME))
-        behind = self.deliver_next(event(self.last + 1))
+            return list(self.feed.deliver_transient(FRAME))
+        behind = self.feed.deliver_next(event(self.feed.last + 1))
         assert behind is not None
         return list(behind)
 
@@ -61,16 +66,12 @@ class Crowd(Feed):
         """What was sent last, as a chunk."""
         if not self.durable:
             return FRAME.chunk
-        return durable_chunk(b"%b-%d" % (EPOCH.encode(), self.last), self.last_data)
+        return durable_chunk(b"%b-%d" % (EPOCH.encode(), self.feed.last), self.feed.last_data)
 
 
 @pytest.fixture(params=[False, True], ids=["transient", "durable"])
 def crowd(request: pytest.FixtureRequest) -> Crowd:
-    crowd = Crowd("s", b"sse_events:s")
-    crowd.place(Cursor(EPOCH, 0))
-    crowd.parked = None
-    crowd.durable = request.param
-    return crowd
+    return Crowd(durable=request.param)
 
 
 @pytest.mark.parametrize("flows", [True, False])
@@ -178,4 +179,4 @@ async def test_what_is_counted_is_what_was_written(crowd: Crowd, seed: int) -> N
             written: Stream = each.stream
             assert written.events == len(each.buffer.written)
             assert written.sent_bytes == len(each.text)
-    assert len(crowd.live) == len(inside)
+    assert len(crowd.feed.live) == len(inside)
