@@ -90,6 +90,7 @@ class Live:
         self._lag_at = 1
         """How many events there will have been when one is asked how long it took."""
         self._received_by_tick = 0
+        """How many there had been by the last tick."""
         self._complained: set[Feed] = set()
         """Feeds about whose refused events a line was logged."""
 
