@@ -85,7 +85,7 @@ $(BENCH_STAMP): bench/requirements.lock $(STAMP)
 	@touch $(BENCH_STAMP)
 
 # What `HATCH_BUILD_HOOK_ENABLE_CUSTOM=true pip install` installs, in a folder of its own.
-$(COMPILED_STAMP): $(STAMP) scripts/compile_hook.py $(shell find sse_gateway -type f ! -name '*.pyc')
+$(COMPILED_STAMP): $(STAMP) scripts/compile_hook.py $(shell find sse_gateway ! -name '*.pyc' ! -name __pycache__)
 	@echo "==> compiling the hot path into $(COMPILED) (half a minute)"
 	@rm -rf $(COMPILED)
 	@HATCH_BUILD_HOOK_ENABLE_CUSTOM=true $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
@@ -107,10 +107,10 @@ test-aiohttp: install ## run the tests of streams and permissions with streams t
 	@SSE_GATEWAY_STREAM_TRANSPORT=aiohttp $(PYTEST) -n $(WORKERS) tests/streams tests/permissions $(ARGS)
 .PHONY: test-aiohttp
 
-test-compiled: install $(COMPILED_STAMP) ## run the tests of streams, permissions and faults over the compiled hot path
+test-compiled: install $(COMPILED_STAMP) ## run the tests of frames, streams, permissions and faults over the compiled hot path
 	@rm -rf $(COMPILED)/tests && cp -R tests config docs README.md pyproject.toml $(COMPILED)
 	@cd $(COMPILED) && export PYTHONPATH=$$PWD && ../bin/sse-gateway --version | grep compiled && \
-		../bin/python -m pytest -n $(WORKERS) $(or $(TESTS),tests/streams tests/permissions tests/chaos) $(ARGS)
+		../bin/python -m pytest -n $(WORKERS) $(or $(TESTS),tests/core tests/streams tests/permissions tests/chaos) $(ARGS)
 .PHONY: test-compiled
 
 test-examples: install ## run examples/ against the real packages (installs them, half a gigabyte, and needs node)

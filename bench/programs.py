@@ -27,7 +27,7 @@ def compile_all(into: Path) -> dict[str, Path]:
     if compiler is None:
         raise SystemExit(
             "The benchmark needs a C compiler for its load client and found none (cc, gcc, clang): "
-            "on Debian and Ubuntu, apt-get install gcc libc6-dev. The gateway itself needs none."
+            "on Debian and Ubuntu, apt-get install gcc libc6-dev python3-dev. The gateway itself needs none."
         )
     programs = {}
     for source in sorted(SOURCES.glob("*.c")):
