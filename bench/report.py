@@ -29,7 +29,7 @@ def text(results: Results) -> str:
         f"{machine['memory_gib']} GiB, Linux {machine['kernel']}, Python {machine['python']}. {versions}. "
         f"Load before the run: {results['load_before']:.2f}. The measured server has one core to itself; "
         "Redis, publisher, clients and the harness share the other. sse_gateway runs with its hot path "
-        "compiled but where a row says otherwise. Medians; in brackets how many runs were good.\n",
+        "compiled unless a row says otherwise. Medians; in brackets how many runs were good.\n",
     ]
     parts += [
         f"Measured later, {later['when']}, commit {later['commit']}, Python {later['python']}: "

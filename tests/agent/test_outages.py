@@ -53,7 +53,7 @@ async def test_a_decision_made_while_the_agent_was_cut_off_is_found(
     session = agents(proxy, recheck_seconds=3600).session(session_id)
     waiting = asyncio.create_task(session.request_permission("bash", {}, timeout=60))
     (request_id,) = await asked(people, session_id)
-    await asyncio.sleep(0.2)
+    await until(lambda: own_server.client.client_list(_type="pubsub"), "the agent's subscription")
     proxy.refuse()
     people.answer(session_id, request_id)
     await asyncio.sleep(1)
@@ -162,7 +162,6 @@ async def test_a_connection_that_delivers_nothing_is_found_out_and_replaced(
         lambda: {one["id"] for one in own_server.client.client_list(_type="pubsub")} - {deaf["id"]},
         "another subscription",
     )
-    await asyncio.sleep(0.2)
     before = time.monotonic()
     people.answer(session_id, request_id)
     await asyncio.wait_for(waiting, 12)
